@@ -1,0 +1,128 @@
+"""What a Hugging Face tokenizer declares, read once: the bytes and the kind of every id, specials and prefix."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from alignment.token_codecs import UnsupportedTokenizer, codec_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Pipeline = Mapping[str, Any]  # the parsed content of a tokenizer.json
+
+
+class TokenKind(IntEnum):
+    """What a token id stands for."""
+
+    TEXT = 0  # an entry of the model's own vocabulary
+    BYTE_FALLBACK = 1  # a single byte, used only where no other entry fits: `<0xNN>`
+    ADDED = 2  # added to the vocabulary and not special: literal text
+    SPECIAL = 3  # a control token: no byte of any text
+    MISSING = 4  # a gap in the ids
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """Every id below the highest one, V in all.
+
+    Attributes:
+        token_bytes: [V]; None for special tokens and missing ids.
+        kinds: uint8 [V], a ``TokenKind`` for each id.
+        special_tokens: id -> string of every special token.
+    """
+
+    token_bytes: list[bytes | None]
+    kinds: np.ndarray
+    special_tokens: dict[int, str]
+
+
+def toy_table(token_bytes: Sequence[bytes | None]) -> TokenTable:
+    """A table of ordinary tokens given by their bytes; None stands for a special token."""
+    special_tokens = {index: f"<special_{index}>" for index, token in enumerate(token_bytes) if token is None}
+    kinds = np.full(len(token_bytes), TokenKind.TEXT, dtype=np.uint8)
+    kinds[list(special_tokens)] = TokenKind.SPECIAL
+    return TokenTable(list(token_bytes), kinds, special_tokens)
+
+
+def read_table(pipeline: Pipeline, special_ids: set[int], name: str) -> TokenTable:
+    """The table of a tokenizer, with the bytes of its tokens derived from its own pipeline.
+
+    Raises:
+        UnsupportedTokenizer: the pipeline is of a kind that no codec covers.
+    """
+    codec = codec_for(pipeline, name)
+    vocabulary: dict[str, int] = pipeline["model"]["vocab"]
+    added = {token["id"]: token["content"] for token in pipeline["added_tokens"]}
+    size = max([*vocabulary.values(), *added, *special_ids], default=-1) + 1
+
+    token_bytes: list[bytes | None] = [None] * size
+    kinds = np.full(size, TokenKind.MISSING, dtype=np.uint8)
+    strings: dict[int, str] = {}
+    for token, index in vocabulary.items():
+        strings[index] = token
+        token_bytes[index] = codec.to_bytes(token)
+        kinds[index] = TokenKind.BYTE_FALLBACK if codec.is_byte_fallback(token) else TokenKind.TEXT
+    for index, content in added.items():
+        # Gemma adds the runs of "▁" that are also pieces of its model: there the model's reading is the common one.
+        if strings.get(index) != content:
+            strings[index] = content
+            token_bytes[index] = content.encode()
+        kinds[index] = TokenKind.ADDED
+    for index in special_ids:
+        token_bytes[index] = None
+        kinds[index] = TokenKind.SPECIAL
+    return TokenTable(token_bytes, kinds, {index: strings[index] for index in sorted(special_ids)})
+
+
+def find_special_ids(tokenizer: PreTrainedTokenizerFast, pipeline: Pipeline) -> set[int]:
+    """Every id that anything declares special, since each of the three declarations can be incomplete.
+
+    A rebuilt GPT-2 had ``<|endoftext|>`` among its added tokens and an empty ``all_special_ids``: its 13
+    characters were counted as text and shifted every boundary after it (data.md §4).
+    """
+    flagged = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    flagged_by_backend = {token["id"] for token in pipeline["added_tokens"] if token["special"]}
+    return flagged | flagged_by_backend | set(tokenizer.all_special_ids)
+
+
+def find_prefix_ids(tokenizer: PreTrainedTokenizerFast, name: str) -> list[int]:
+    """The ids that the tokenizer puts before a text by default.
+
+    Raises:
+        UnsupportedTokenizer: its template changes the text's own tokens, so that there is no prefix.
+    """
+    text = "a"
+    plain = tokenizer(text, add_special_tokens=False).input_ids
+    full = tokenizer(text, add_special_tokens=True).input_ids
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[:start]
+    raise UnsupportedTokenizer(
+        f"tokenizer {name!r}: adding special tokens turns the tokens of {text!r} from {plain} into {full}. "
+        "Its template must put special tokens around the text's own tokens."
+    )
+
+
+def text_only_tokenizer(pipeline: Pipeline, special_ids: set[int]) -> Tokenizer:
+    """A private copy of the backend that never truncates, never pads, and reads special strings as text."""
+    added_tokens = [token | {"special": token["id"] in special_ids} for token in pipeline["added_tokens"]]
+    settings = {"added_tokens": added_tokens, "truncation": None, "padding": None}
+    tokenizer = Tokenizer.from_str(json.dumps({**pipeline, **settings}))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def fingerprint(pipeline: Pipeline, special_ids: set[int], prefix_ids: list[int]) -> str:
+    """sha256 of all that changes ids or bytes: the pipeline without truncation and padding, and the specials."""
+    content = {key: value for key, value in pipeline.items() if key not in ("truncation", "padding")}
+    identity = [content, sorted(special_ids), prefix_ids]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

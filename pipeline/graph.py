@@ -1,0 +1,169 @@
+"""The graph of a recipe: which stage feeds which, in what order they can run, and its picture."""
+
+from __future__ import annotations
+
+import graphlib
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.problems import Problem, unknown_name
+from stages.artifacts import Artifact
+from stages.stage import Input
+
+Edges = Mapping[str, Sequence[str]]
+"""Stage -> the stages it reads from."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the graph needs to know of one stage of a recipe."""
+
+    needs: tuple[str, ...]
+    inputs: Mapping[str, Input]
+    output: type[Artifact]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Which stages fill the inputs of one stage.
+
+    Attributes:
+        inputs: input name -> upstream stages, in the order of ``needs``.
+        sources: input name -> the part of ``models`` or ``data`` that fills it.
+    """
+
+    inputs: Mapping[str, tuple[str, ...]]
+    sources: Mapping[str, str]
+
+
+def bind(nodes: Mapping[str, Node | None]) -> tuple[dict[str, Binding], list[Problem]]:
+    """Give every input of every stage the stages of ``needs`` that make its kind of artifact.
+
+    An input with a ``source`` is filled from the recipe's sections, any other one by exactly one stage (``many``:
+    at least one). Problems: a name in ``needs`` that is no stage or fills no input, and an input that none, or more
+    than one, would fill. None stands for a stage that is wrong in itself: nothing is said about what it makes.
+    """
+    bindings: dict[str, Binding] = {}
+    problems: list[Problem] = []
+    for name, node in nodes.items():
+        if node is None:
+            continue
+        place = ("stages", name, "needs")
+        wrong_names = [
+            Problem((*place, index), message)
+            for index, needed in enumerate(node.needs)
+            if (message := _wrong_name(needed, node.needs[:index], list(nodes)))
+        ]
+        problems.extend(wrong_names)
+        bindings[name] = _bind_inputs(node, nodes)
+        if not wrong_names and all(nodes[needed] for needed in node.needs):
+            problems.extend(Problem(place, message) for message in _mismatches(name, bindings[name], nodes))
+    return bindings, problems
+
+
+def _wrong_name(needed: str, before: Sequence[str], known: Sequence[str]) -> str | None:
+    if needed not in known:
+        return f"no stage is called {needed!r}{unknown_name(needed, known)}"
+    return f"{needed!r} is listed twice" if needed in before else None
+
+
+def _makes(node: Node | None, wanted: Input) -> bool:
+    return node is not None and issubclass(node.output, wanted.artifact)
+
+
+def _bind_inputs(node: Node, nodes: Mapping[str, Node | None]) -> Binding:
+    return Binding(
+        inputs={
+            name: tuple(needed for needed in node.needs if _makes(nodes.get(needed), wanted))
+            for name, wanted in node.inputs.items()
+            if wanted.source is None
+        },
+        sources={name: wanted.source for name, wanted in node.inputs.items() if wanted.source is not None},
+    )
+
+
+def _mismatches(stage: str, binding: Binding, nodes: Mapping[str, Node | None]) -> list[str]:
+    """What is wrong between the ``needs`` of a stage and its inputs, as messages."""
+    messages: list[str] = []
+    node = nodes[stage]
+    for name, bound in binding.inputs.items():
+        wanted = node.inputs[name]
+        kind = repr(wanted.artifact.kind)
+        if not bound:
+            makers = [other for other in nodes if other != stage and _makes(nodes[other], wanted)]
+            messages.append(
+                f"nothing here fills input {name!r}: add a stage that makes a {kind} artifact "
+                f"({', '.join(makers) or 'this recipe has none'})"
+            )
+        elif len(bound) > 1 and not wanted.many:
+            messages.append(
+                f"input {name!r} takes one {kind} artifact, but {' and '.join(bound)} make one each: keep one"
+            )
+    used = {needed for bound in binding.inputs.values() for needed in bound}
+    for needed in node.needs:
+        if needed not in used:
+            kind = repr(nodes[needed].output.kind)
+            messages.append(f"{needed!r} makes a {kind} artifact, which fills no input of {stage!r}: remove it")
+    return messages
+
+
+def in_order(edges: Edges) -> list[str]:
+    """The stages so that each comes after those it reads from, otherwise in the order given.
+
+    Raises:
+        graphlib.CycleError: no such order exists; see ``find_cycle``.
+    """
+    position = {name: index for index, name in enumerate(edges)}
+    sorter = graphlib.TopologicalSorter(edges)
+    sorter.prepare()
+    ready: list[tuple[int, str]] = []
+    order: list[str] = []
+    while sorter.is_active():
+        for name in sorter.get_ready():
+            heapq.heappush(ready, (position[name], name))
+        _, name = heapq.heappop(ready)
+        order.append(name)
+        sorter.done(name)
+    return order
+
+
+def find_cycle(edges: Edges) -> list[str] | None:
+    """One cycle, each stage followed by one that reads from it, the first repeated at the end; None without cycle."""
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return None
+
+
+GraphFormat = Literal["ascii", "mermaid", "dot"]
+
+
+def render(edges: Edges, labels: Mapping[str, str], format: GraphFormat) -> str:
+    """Draw the graph, upstream first. ``labels`` says what stands beside or below a stage's name."""
+    draw = {"ascii": _ascii, "mermaid": _mermaid, "dot": _dot}[format]
+    return draw(edges, labels)
+
+
+def _ascii(edges: Edges, labels: Mapping[str, str]) -> str:
+    width = max(map(len, edges), default=0)
+    lines = []
+    for name in in_order(edges):
+        arrows = f"  ← {', '.join(edges[name])}" if edges[name] else ""
+        lines.append(f"{name:<{width}}  {labels[name]}{arrows}".rstrip())
+    return "\n".join(lines)
+
+
+def _mermaid(edges: Edges, labels: Mapping[str, str]) -> str:
+    identity = {name: f"n{index}" for index, name in enumerate(edges)}
+    boxes = [f'    {identity[name]}["{name}<br/>{labels[name]}"]' for name in edges]
+    arrows = [f"    {identity[other]} --> {identity[name]}" for name in edges for other in edges[name]]
+    return "\n".join(["graph TD", *boxes, *arrows])
+
+
+def _dot(edges: Edges, labels: Mapping[str, str]) -> str:
+    boxes = [f'    "{name}" [label="{name}\\n{labels[name]}"];' for name in edges]
+    arrows = [f'    "{other}" -> "{name}";' for name in edges for other in edges[name]]
+    return "\n".join(["digraph recipe {", "    node [shape=box];", *boxes, *arrows, "}"])

@@ -1,0 +1,169 @@
+"""What a run would do, and why; ``plan`` and ``run`` share it (runner specification, R1, R2, R10 and R12)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import RecipeError
+from pipeline.keys import cache_key, key_ingredients
+from pipeline.loading import fill_section
+from pipeline.locks import describe_holder
+from pipeline.pinning import Pinned, pin
+from pipeline.plan import Action, Plan, PlannedStage, State
+from pipeline.problems import unknown_name
+from pipeline.reasons import input_changes, key_changes
+from pipeline.recipe import Recipe, StageSpec
+from pipeline.store import Done, Entry, Store
+from stages import load_stage
+
+
+class Verdict(NamedTuple):
+    """What the store says about one stage, what to do with it, and why."""
+
+    state: State
+    action: Action
+    reason: str
+
+
+MISSING = Verdict(State.MISSING, Action.RUN, "missing")
+
+
+def make_plan(recipe: Recipe, runs: Path, force: Collection[str] = ()) -> Plan:
+    """Compare the recipe with what the store holds. Writes nothing but a memo of file digests.
+
+    Args:
+        recipe: what is wanted.
+        runs: the directory of all runs and of their store.
+        force: stages to run even if they are up to date.
+
+    Raises:
+        RecipeError: ``force`` names no stage, or references lead nowhere (all of them are named).
+        StoreError: the store is damaged.
+    """
+    _check_names(force, recipe)
+    pinned = pin(recipe, runs / "fingerprints.json")
+    ingredients, keys = _all_keys(recipe, pinned)
+    forced_keys = {keys[name] for name in force}
+    store = Store(runs / "store")
+    results: dict[str, Done | None] = {}
+    planned: dict[str, PlannedStage] = {}
+    for name, spec in recipe.stages.items():
+        entry = store.entry(spec.uses, keys[name])
+        upstream = {other: planned[other] for names in spec.inputs.values() for other in names}
+        pending = [other for other, stage in upstream.items() if stage.action is not Action.SKIP]
+        verdict = judge(entry, {other: results[other] for other in upstream}, pending, recipe.name)
+        if verdict == MISSING:
+            previous = Entry(runs / recipe.name / "stages" / name, keys[name]).ingredients()
+            verdict = verdict._replace(reason=_why_missing(spec, previous, ingredients[name], upstream))
+        if keys[name] in forced_keys:
+            verdict = _forced(verdict)
+        results[name] = entry.done()
+        planned[name] = PlannedStage(
+            name=name,
+            uses=spec.uses,
+            config=pinned[name].config,
+            inputs=spec.inputs,
+            key=keys[name],
+            ingredients=ingredients[name],
+            resources=spec.resources,
+            **verdict._asdict(),
+        )
+    return Plan(_pinned_recipe(recipe, pinned), runs, tuple(planned.values()))
+
+
+def judge(entry: Entry, upstream: Mapping[str, Done | None], pending: Sequence[str], run: str) -> Verdict:
+    """Decide about one stage, force aside.
+
+    Args:
+        entry: its place in the store.
+        upstream: the results that it would read now, by stage name.
+        pending: those upstream stages that will run first.
+        run: the name of the run, to tell its own results from those of others.
+    """
+    done = entry.done()
+    if done is not None:
+        return _judge_result(done, upstream, pending, run)
+    if entry.is_locked():
+        return Verdict(State.RUNNING, Action.RUN, f"being made by {describe_holder(entry.lock_path)}")
+    if problem := entry.problem():
+        return Verdict(State.MISSING, Action.RUN, f"result damaged: {problem}")
+    attempt, point = entry.last_attempt(), entry.resume_point()
+    action = Action.RESUME if point else Action.RUN
+    resume = f" → resume at {point}" if point else ""
+    if attempt is None:
+        return MISSING
+    if attempt.state == "failed":
+        return Verdict(State.FAILED, action, f"failed (attempt {attempt.number}){resume}")
+    if attempt.state == "finished":
+        return Verdict(State.MISSING, action, f"result gone: DONE.json is missing{resume}")
+    if point:
+        return Verdict(State.INTERRUPTED, action, f"interrupted at {point} → resume")
+    return Verdict(State.INTERRUPTED, action, "interrupted before its first checkpoint")
+
+
+def _judge_result(done: Done, upstream: Mapping[str, Done | None], pending: Sequence[str], run: str) -> Verdict:
+    if pending:
+        return Verdict(State.STALE, Action.RUN, ", ".join(f"upstream {name} re-runs" for name in pending))
+    used = set(done.upstream.values())
+    # Compared without names: another recipe may have made this result from stages that it calls differently.
+    renewed = [name for name, result in upstream.items() if result is None or result.result_id not in used]
+    if renewed:
+        return Verdict(State.STALE, Action.RUN, ", ".join(f"upstream {name} was made anew" for name in renewed))
+    return Verdict(State.FRESH, Action.SKIP, "fresh" if done.run == run else f"fresh (made by run {done.run})")
+
+
+def _check_names(force: Collection[str], recipe: Recipe) -> None:
+    wrong = [name for name in force if name not in recipe.stages]
+    if wrong:
+        raise RecipeError(
+            [f"--force {name}: no stage is called {name!r}{unknown_name(name, list(recipe.stages))}" for name in wrong]
+        )
+
+
+def _all_keys(recipe: Recipe, pinned: Mapping[str, Pinned]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Stage name -> what is hashed, and stage name -> key."""
+    ingredients: dict[str, dict[str, Any]] = {}
+    keys: dict[str, str] = {}
+    for name, spec in recipe.stages.items():
+        stage = load_stage(spec.uses)
+        inputs = {
+            input_name: [(other, keys[other]) if stage.inputs[input_name].many else keys[other] for other in others]
+            for input_name, others in spec.inputs.items()
+        }
+        ingredients[name] = key_ingredients(spec.uses, stage.VERSION, pinned[name].params, inputs)
+        keys[name] = cache_key(ingredients[name])
+    return ingredients, keys
+
+
+def _forced(verdict: Verdict) -> Verdict:
+    """Run it whatever is there; what was begun is still gone on with."""
+    if verdict.action is Action.SKIP:
+        return verdict._replace(action=Action.RUN, reason="forced")
+    return verdict._replace(reason=f"forced; {verdict.reason}")
+
+
+def _why_missing(
+    spec: StageSpec,
+    previous: Mapping[str, Any] | None,
+    ingredients: Mapping[str, Any],
+    upstream: Mapping[str, PlannedStage],
+) -> str:
+    """What changed since this run last had a result for the stage."""
+    if previous is None or previous == ingredients:
+        return MISSING.reason
+    changes = key_changes(spec, previous, ingredients)
+    for name in input_changes(spec, previous, {name: stage.key for name, stage in upstream.items()}):
+        changes.append(f"upstream {name} {'changed' if upstream[name].action is Action.SKIP else 're-runs'}")
+    return "; ".join(changes) or "other stages are needed"
+
+
+def _pinned_recipe(recipe: Recipe, pinned: Mapping[str, Pinned]) -> Recipe:
+    """The recipe with its references spelled so that the kept copy means the same wherever it lies."""
+    values = copy.deepcopy(dict(recipe.resolved))
+    for name, spec in recipe.stages.items():
+        fill_section(values, spec.section, spec.option, pinned[name].config)
+    return replace(recipe, resolved=values)

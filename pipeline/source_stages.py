@@ -1,0 +1,63 @@
+"""The stages that a recipe's ``models`` and ``data`` sections stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.problems import Location
+
+
+@dataclass(frozen=True)
+class SourceStage:
+    """One implicit stage, ``sources/<source>``.
+
+    Attributes:
+        uses: its stage kind.
+        section: the part of the recipe it is made from.
+        option: the one option of the stage kind that takes the whole section; None when the section's keys are
+            the options.
+    """
+
+    uses: str
+    section: Location
+    option: str | None = None
+
+    @property
+    def required(self) -> Location:
+        """The key that a recipe must give for this stage to exist."""
+        return self.section if self.option else (*self.section, "model")
+
+
+SOURCE_STAGES: Mapping[str, SourceStage] = {
+    "teacher": SourceStage("source-model", ("models", "teacher")),
+    "student": SourceStage("source-model", ("models", "student")),
+    "tokenizer": SourceStage("source-tokenizer", ("models", "student", "tokenizer"), option="tokenizer"),
+    "train": SourceStage("source-documents", ("data", "train"), option="documents"),
+    "eval": SourceStage("source-documents", ("data", "eval"), option="documents"),
+}
+
+
+def stage_name(source: str) -> str:
+    """The implicit stage's name; a slash keeps it apart from every stage of a recipe."""
+    return f"sources/{source}"
+
+
+def source_options(source: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The options of an implicit stage as the recipe gives them; None if it gives none.
+
+    ``models.student.tokenizer`` is what the student's tokenizer shall become, so it is a source of its own and no
+    option of the student's model.
+    """
+    spec = SOURCE_STAGES[source]
+    value: Any = values
+    for part in spec.section:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if value is None:
+        return None
+    if spec.option is not None:
+        return {spec.option: value}
+    if not isinstance(value, Mapping):
+        return None
+    return {key: item for key, item in value.items() if (source, key) != ("student", "tokenizer")} or None

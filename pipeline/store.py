@@ -1,0 +1,232 @@
+"""Reading the artifact store: one directory per cache key, shared by every recipe.
+
+The files are the only state (runner specification, section 1). DONE.json is the single point of truth: a result
+exists exactly when DONE.json names an output directory that holds every file of its manifest.
+``pipeline.publish`` is the writing side.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline import locks
+from pipeline.errors import PipelineError
+
+KEY_PREFIX = 12
+"""How many hex digits of the key name the entry's directory."""
+
+
+class StoreError(PipelineError):
+    """The store holds something that it should not; the message names the path and the way out."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a published directory: path relative to it, size in bytes, sha256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What DONE.json records about a result.
+
+    Attributes:
+        key, ingredients: the cache key and the JSON object that was hashed into it.
+        result_id: sha256 of the manifest: equal for equal bytes, whoever made them (R2).
+        upstream: stage name -> ``result_id`` of the input that was used.
+        manifest: every file of the output directory.
+        attempt: the number of the attempt that made it, which names its directory.
+        run: the recipe name under which it was made.
+        seconds: wall-clock time of that attempt.
+        finished: when it was published, in seconds since the epoch.
+        metrics: the artifact's final numbers (its ``metrics.json``), empty if it has none.
+        versions: package name -> version.
+        git_commit, git_dirty: the source tree, None outside a git checkout.
+    """
+
+    key: str
+    ingredients: Mapping[str, Any]
+    result_id: str
+    upstream: Mapping[str, str]
+    manifest: tuple[FileRecord, ...]
+    attempt: int
+    run: str
+    seconds: float
+    finished: float
+    metrics: Mapping[str, float]
+    versions: Mapping[str, str]
+    git_commit: str | None
+    git_dirty: bool | None
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Done:
+        """Parse the object that DONE.json holds.
+
+        Raises:
+            KeyError, TypeError: a field is missing or malformed.
+        """
+        values = {field.name: record[field.name] for field in fields(cls)}
+        values["manifest"] = tuple(FileRecord(**file) for file in record["manifest"])
+        return cls(**values)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole result."""
+        return sum(file.size for file in self.manifest)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One launch of a stage: its number from 1, its directory, and its status.json (empty if unreadable)."""
+
+    number: int
+    path: Path
+    status: Mapping[str, Any]
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, ``interrupted`` or ``failed`` as last written.
+
+        A killed runner leaves ``running`` behind: ask ``Entry.is_locked`` whether that is still so.
+        """
+        return self.status.get("state", "interrupted")
+
+    @property
+    def log(self) -> Path:
+        """Everything that the stage printed."""
+        return self.path / "log.txt"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The directory of one cache key. Reading takes no lock and writes nothing."""
+
+    path: Path
+    key: str
+
+    @property
+    def work(self) -> Path:
+        """Scratch and checkpoints; survives attempts."""
+        return self.path / "work"
+
+    @property
+    def out(self) -> Path:
+        """The published directory; meaningful once ``done()`` is not None.
+
+        Read through DONE.json, not through the link ``out`` that people use: a kill between the two updates
+        of a forced re-run leaves them one result apart.
+        """
+        done = self.done()
+        return self.path / "out" if done is None else self.output_directory(done.attempt)
+
+    def output_directory(self, attempt: int) -> Path:
+        """Where attempt number ``attempt`` is published."""
+        return self.path / f"out.{attempt}"
+
+    def partial_directory(self, attempt: int) -> Path:
+        """Where attempt number ``attempt`` writes before it is published."""
+        return self.path / f"out.partial-{attempt}"
+
+    @property
+    def lock_path(self) -> Path:
+        """The file whose flock means "someone is making this result"."""
+        return self.path / "stage.lock"
+
+    @property
+    def done_path(self) -> Path:
+        """DONE.json."""
+        return self.path / "DONE.json"
+
+    def done(self) -> Done | None:
+        """The published result, or None if there is none or it is damaged (``problem`` says which).
+
+        Raises:
+            StoreError: the result belongs to another key with the same prefix.
+        """
+        done, _ = self._inspect()
+        return done
+
+    def problem(self) -> str | None:
+        """What is wrong with a result that DONE.json announces; None if it is whole or was never made."""
+        _, problem = self._inspect()
+        return problem
+
+    def _inspect(self) -> tuple[Done | None, str | None]:
+        try:
+            done = Done.from_json(json.loads(self.done_path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None, None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return None, f"{self.done_path} is unreadable ({error!r})"
+        if done.key != self.key:
+            raise StoreError(
+                f"{self.path} holds the result of key {done.key}, but {self.key} was asked for: two keys share "
+                f"their first {KEY_PREFIX} digits.\nUse another store for this recipe (--runs DIR)."
+            )
+        directory = self.output_directory(done.attempt)
+        for file in done.manifest:
+            path = directory / file.path
+            try:
+                size = path.stat().st_size
+            except OSError:
+                return None, f"{path} is missing"
+            if size != file.size:
+                return None, f"{path} has {size:,} bytes, its manifest says {file.size:,}"
+        return done, None
+
+    def ingredients(self) -> Mapping[str, Any] | None:
+        """What was hashed into the key, known from the first attempt on."""
+        return _read_object(self.path / "ingredients.json")
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts, oldest first."""
+        found = [path for path in (self.path / "attempts").glob("*") if path.name.isdecimal()]
+        return [
+            Attempt(int(path.name), path, _read_object(path / "status.json") or {})
+            for path in sorted(found, key=lambda path: int(path.name))
+        ]
+
+    def last_attempt(self) -> Attempt | None:
+        """The newest attempt."""
+        return next(reversed(self.attempts()), None)
+
+    def is_locked(self) -> bool:
+        """Whether some process is making this result now."""
+        return locks.is_locked(self.lock_path)
+
+    def resume_point(self) -> str | None:
+        """Where the next attempt would go on, for a person: the highest complete checkpoint (R9)."""
+        complete = [
+            int(match.group(1))
+            for marker in self.work.glob("ckpt/step-*/COMPLETE.json")
+            if (match := re.fullmatch(r"step-(\d+)", marker.parent.name)) and _read_object(marker) is not None
+        ]
+        return f"step {max(complete):,}" if complete else None
+
+
+@dataclass(frozen=True)
+class Store:
+    """All entries under one root, usually ``runs/store``."""
+
+    root: Path
+
+    def entry(self, kind: str, key: str) -> Entry:
+        """The entry of ``key`` among the results of stage kind ``kind``; it need not exist yet."""
+        return Entry(self.root / kind / key[:KEY_PREFIX], key)
+
+
+def _read_object(path: Path) -> Mapping[str, Any] | None:
+    """The JSON object in ``path``; None if it is missing or was cut off by a crash."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

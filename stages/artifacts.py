@@ -1,0 +1,118 @@
+"""What stages hand to each other: directories with a known content, and the cheap check that it is whole.
+
+``verify`` runs in the runner before an artifact is published, so it imports neither torch nor transformers and
+reads headers, not tensors. Any artifact may hold a ``metrics.json``: a flat object of final numbers that the
+runner records in DONE.json and in MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+
+class ArtifactError(Exception):
+    """A directory is not the artifact it should be; the message names the file and what is wrong with it."""
+
+
+def read_json(path: Path) -> Any:
+    """Parse ``path``.
+
+    Raises:
+        ArtifactError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is not valid JSON: {error}") from None
+
+
+def verify_safetensors(path: Path) -> None:
+    """Check that the header parses and that the file is as long as its header says.
+
+    Raises:
+        ArtifactError: the file is cut off or is no safetensors file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        if len(prefix) < 8:
+            raise ArtifactError(f"{path} is cut off: {size} bytes")
+        (length,) = struct.unpack("<Q", prefix)
+        try:
+            header = json.loads(file.read(length)) if length <= size else None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            header = None
+    if not isinstance(header, dict):
+        raise ArtifactError(f"{path} has no valid safetensors header")
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if 8 + length + end != size:
+        raise ArtifactError(f"{path} is cut off: {size} bytes, its header promises {8 + length + end}")
+
+
+class Artifact:
+    """A directory that one stage publishes and others read."""
+
+    kind: str = "artifact"
+    required: tuple[str, ...] = ()
+
+    @classmethod
+    def verify(cls, path: Path) -> None:
+        """Check that ``path`` is a whole artifact of this kind, cheaply.
+
+        Raises:
+            ArtifactError: a required file is missing, empty or unreadable.
+        """
+        for name in cls.required:
+            file = path / name
+            if not file.is_file() or file.stat().st_size == 0:
+                raise ArtifactError(f"{file} is missing or empty")
+        for file in sorted(path.glob("*.json")):
+            read_json(file)
+        for file in sorted(path.glob("*.safetensors")):
+            verify_safetensors(file)
+
+
+class TokenizerArtifact(Artifact):
+    """A directory that ``AutoTokenizer.from_pretrained`` loads."""
+
+    kind = "tokenizer"
+    required = ("tokenizer.json", "tokenizer_config.json")
+
+
+class ModelArtifact(Artifact):
+    """An ordinary Hugging Face model directory with its tokenizer: no code of ours is needed to load it."""
+
+    kind = "model"
+    required = ("config.json", "tokenizer.json", "tokenizer_config.json")
+
+    @classmethod
+    def verify(cls, path: Path) -> None:
+        super().verify(path)
+        if not any(path.glob("*.safetensors")):
+            raise ArtifactError(f"{path} holds no *.safetensors file")
+
+
+class DocumentsArtifact(Artifact):
+    """``documents.jsonl``: one ``{"id", "domain", "weight", "text"}`` a line; ``manifest.json``: counts per domain."""
+
+    kind = "documents"
+    required = ("documents.jsonl", "manifest.json")
+
+
+class AlignmentArtifact(Artifact):
+    """``alignment.npz``: which rows of a source vocabulary make each row of a target one; ``report.json``."""
+
+    kind = "alignment"
+    required = ("alignment.npz", "report.json")
+
+
+class ReportArtifact(Artifact):
+    """``report.json``: what was measured; ``table.txt``: the same for a person; plots beside them."""
+
+    kind = "report"
+    required = ("report.json", "table.txt")

@@ -1,0 +1,118 @@
+"""Documents out of text files, JSON lines and directories, as a stream: no file is held as a whole unless it is one
+document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.digests import list_files
+
+_READ_BYTES = 1 << 20
+
+
+class DocumentProblem(Exception):
+    """A file holds no readable documents; the message names the file and the line or byte."""
+
+
+def read_documents(path: Path, *, field: str, limit: int | None) -> Iterator[str]:
+    """The documents of a file or of all files of a directory, in the order of their names.
+
+    A ``.jsonl`` file holds one document a line; any other file is one document. Empty files of a directory hold
+    none.
+
+    Args:
+        path: file or directory.
+        field: the key of a JSON line that holds the text.
+        limit: split documents into pieces of at most so many bytes; None leaves them whole.
+
+    Raises:
+        DocumentProblem: a file is empty, not UTF-8, or a line has no such text.
+    """
+    if path.is_dir():
+        for file in list_files(path):
+            if file.stat().st_size:
+                yield from read_documents(file, field=field, limit=limit)
+        return
+    if path.stat().st_size == 0:
+        raise DocumentProblem(f"{path}: the file is empty")
+    if path.suffix.lower() != ".jsonl":
+        yield from _read_text(path, limit)
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                text = _text_of_line(f"{path}:{number}", line, field)
+                yield from (text,) if limit is None else split_text(text, limit)
+
+
+def split_text(text: str, limit: int) -> Iterator[str]:
+    """Cut a text into pieces of at most ``limit`` UTF-8 bytes that join to the same text.
+
+    A piece ends after the last blank line that fits, else the last line, else the last space, else between two
+    characters.
+    """
+    rest = text.encode("utf-8")
+    while len(rest) > limit:
+        cut = _cut(rest, limit)
+        yield rest[:cut].decode("utf-8")
+        rest = rest[cut:]
+    yield rest.decode("utf-8")
+
+
+def _cut(data: bytes, limit: int) -> int:
+    """Where the first piece of ``data``, which is longer than ``limit`` bytes, ends."""
+    window = data[:limit]
+    for separator in (b"\n\n", b"\n\r\n", b"\n", b" "):
+        position = window.rfind(separator)
+        if position >= 0:
+            return position + len(separator)
+    end = limit
+    while end > 0 and data[end] & 0xC0 == 0x80:
+        end -= 1
+    # Only invalid UTF-8 has no character boundary at all; decoding reports it.
+    return end or limit
+
+
+def _read_text(path: Path, limit: int | None) -> Iterator[str]:
+    offset, buffer = 0, b""
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            buffer += block
+            while limit is not None and len(buffer) > limit:
+                cut = _cut(buffer, limit)
+                yield _decode(path, buffer[:cut], offset)
+                buffer, offset = buffer[cut:], offset + cut
+    if buffer:
+        yield _decode(path, buffer, offset)
+
+
+def _decode(path: Path, data: bytes, offset: int) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentProblem(
+            f"{path}: not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start}; convert it, for "
+            "example with iconv"
+        ) from None
+
+
+def _text_of_line(place: str, line: bytes, field: str) -> str:
+    try:
+        record = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise DocumentProblem(f"{place}: not UTF-8: byte {error.start} of the line") from None
+    except json.JSONDecodeError as error:
+        raise DocumentProblem(f"{place}: not JSON: {error}") from None
+    if not isinstance(record, dict) or field not in record:
+        keys = ", ".join(map(repr, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
+        raise DocumentProblem(f"{place}: no field {field!r}; the line holds {keys or 'nothing'}")
+    text = record[field]
+    if not isinstance(text, str) or not text:
+        raise DocumentProblem(f"{place}: field {field!r} holds no text")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DocumentProblem(f"{place}: field {field!r} has a lone surrogate at character {error.start}") from None
+    return text

@@ -1,0 +1,1 @@
+"""The scoring core behind ``stages.evaluate``: windows, scores, agreement with the teacher, statistics, report."""

@@ -1,0 +1,136 @@
+"""Put a training stage together: models, backend, data and objectives; train; export an ordinary model directory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from alignment.byte_view import ByteView
+from stages.objectives import LossEntry
+from stages.stage import StageContext, StageError
+from stages.training import curve
+from stages.training.backend import Backend, DeepSpeedBackend, PlainBackend
+from stages.training.config import TrainingConfig
+from stages.training.data import Document, Window, WindowStream, read_documents
+from stages.training.loop import Trainer
+from stages.training.models import DTYPES, ScoringModel, load_model, pick_device
+from stages.training.objectives import build_objectives, hidden_layers
+from stages.training.optimiser import select_trainable
+
+
+def train_student(
+    ctx: StageContext,
+    config: TrainingConfig,
+    losses: Sequence[LossEntry],
+    windows_of: Callable[[Document, int, int], list[Window]],
+    *,
+    teacher_directory: Path | None = None,
+    balanced: bool = False,
+) -> None:
+    """Train ``ctx.input("student")`` on ``ctx.input("documents")`` and write the trained model to ``ctx.out``.
+
+    Args:
+        ctx: the stage's context; its inputs hold ``student`` and ``documents``.
+        config: optimisation options.
+        losses: the terms of the loss.
+        windows_of: (document, its number, epoch) -> training windows.
+        teacher_directory: the teacher's ModelArtifact; None when no loss needs a teacher.
+        balanced: balance the losses by their gradients instead of fixed weights.
+
+    Raises:
+        StageError: the batch does not divide over the processes, or the text is too short for one batch.
+        StageInterrupted: the stage was asked to stop and saved a checkpoint.
+    """
+    micro_batch, accumulation = _split_batch(ctx, config)
+    stream = WindowStream(read_documents(ctx.input("documents")), windows_of, config.seed)
+    stream.take(config.batch_windows)  # too little text is an error before any model is loaded
+    stream.restore({"epoch": 0, "cursor": 0})
+    device = pick_device(ctx.local_rank)
+    dtype = DTYPES[config.dtype]
+    if config.dtype == "bf16" and device.type == "cpu":
+        # The head's operands are bf16 numbers held in float32; this lets the CPU multiply them as such, and still sum
+        # and return float32, at twice the speed.
+        torch.set_float32_matmul_precision("medium")
+    layers = hidden_layers(losses)
+    needs_boundary = any(entry.alm is not None and entry.alm.debias for entry in losses)
+
+    def scoring(directory: Path, trainable: bool) -> ScoringModel:
+        model = load_model(directory, dtype, device)
+        mask = _boundary_mask(directory, model.get_output_embeddings().weight.shape[0]) if needs_boundary else None
+        return ScoringModel(model, mask, layers).to(device).train(trainable)
+
+    student = scoring(ctx.input("student"), trainable=True)
+    select_trainable(student.model, config)
+    teacher = scoring(teacher_directory, trainable=False).requires_grad_(False) if teacher_directory else None
+    if teacher is not None:
+        _check_widths(teacher, student, layers)
+    backend = _backend(ctx, student, config, micro_batch, accumulation)
+    Trainer(
+        ctx,
+        config,
+        stream,
+        backend,
+        build_objectives(losses),
+        teacher,
+        device,
+        micro_batch,
+        balanced=balanced,
+    ).run()
+    _export(ctx, backend, student)
+
+
+def _split_batch(ctx: StageContext, config: TrainingConfig) -> tuple[int, int]:
+    """Windows in one forward pass and forward passes in one step, for each process."""
+    share, rest = divmod(config.batch_windows, ctx.world_size)
+    micro = config.micro_batch_windows or share
+    if rest or share == 0 or share % micro:
+        raise StageError(
+            f"batch_windows ({config.batch_windows}) must be processes ({ctx.world_size}) × micro_batch_windows "
+            f"({micro}) × a whole number of forward passes"
+        )
+    return micro, share // micro
+
+
+def _boundary_mask(directory: Path, rows: int) -> torch.Tensor:
+    """The tokenizer's boundary tokens, over all ``rows`` of the output head (rows beyond the tokenizer are False)."""
+    mask = torch.zeros(rows, dtype=torch.bool)
+    tokens = torch.from_numpy(ByteView.from_tokenizer(directory).boundary_mask())
+    mask[: len(tokens)] = tokens
+    return mask
+
+
+def _check_widths(teacher: ScoringModel, student: ScoringModel, layers: tuple[int, ...]) -> None:
+    widths = teacher.model.config.hidden_size, student.model.config.hidden_size
+    if layers and widths[0] != widths[1]:
+        raise StageError(
+            f"hidden_states needs models of one width; the teacher has {widths[0]}, the student {widths[1]}"
+        )
+    for layer in layers:
+        for name, model in (("teacher", teacher), ("student", student)):
+            count = model.model.config.num_hidden_layers + 1
+            if not -count <= layer < count:
+                raise StageError(f"hidden_states.layers: the {name} has hidden states 0 to {count - 1}, not {layer}")
+
+
+def _backend(
+    ctx: StageContext, student: ScoringModel, config: TrainingConfig, micro_batch: int, accumulation: int
+) -> Backend:
+    stage = ctx.resources.get("zero", {}).get("student", 0)
+    if ctx.world_size == 1 and stage == 0:
+        return PlainBackend(student, config)
+    return DeepSpeedBackend(student, config, stage, micro_batch, accumulation)
+
+
+def _export(ctx: StageContext, backend: Backend, student: ScoringModel) -> None:
+    """Write weights, configuration and tokenizer: an ordinary Hugging Face directory, and the training curve."""
+    weights = backend.weights()
+    if ctx.rank != 0 or weights is None:
+        return
+    student.model.save_pretrained(ctx.out, state_dict=dict(weights))
+    tokenizer = AutoTokenizer.from_pretrained(ctx.input("student"))
+    tokenizer.save_pretrained(ctx.out)
+    shutil.copy2(ctx.work / curve.NAME, ctx.out / curve.NAME)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import graphlib
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.graph import Node, bind, find_cycle, in_order, render
+from stages.artifacts import Artifact, ModelArtifact, ReportArtifact, TokenizerArtifact
+from stages.stage import Input
+
+MODEL, MODELS = Input(ModelArtifact), Input(ModelArtifact, many=True)
+
+
+def make_node(output: type[Artifact], *needs: str, **inputs: Input) -> Node:
+    return Node(needs, inputs, output)
+
+
+def messages(nodes) -> list[str]:
+    return [message for _, message in bind(nodes)[1]]
+
+
+def test_inputs_bind_by_the_kind_of_artifact_in_the_order_of_needs():
+    nodes = {
+        "first": make_node(ModelArtifact),
+        "second": make_node(ModelArtifact),
+        "words": make_node(TokenizerArtifact),
+        "last": make_node(
+            ReportArtifact, "second", "words", "first", models=MODELS, tokenizer=Input(TokenizerArtifact),
+            data=Input(ModelArtifact, source="eval"),
+        ),
+    }  # fmt: skip
+    bindings, problems = bind(nodes)
+    assert problems == []
+    assert bindings["last"].inputs == {"models": ("second", "first"), "tokenizer": ("words",)}
+    assert bindings["last"].sources == {"data": "eval"}
+
+
+@pytest.mark.parametrize(
+    ("needs", "expected"),
+    [
+        ((), "nothing here fills input 'model': add a stage that makes a 'model' artifact (one, two)"),
+        (("one", "two"), "input 'model' takes one 'model' artifact, but one and two make one each: keep one"),
+        (("one", "words"), "'words' makes a 'tokenizer' artifact, which fills no input of 'last': remove it"),
+        (("oen",), "no stage is called 'oen' (did you mean 'one'?)"),
+        (("one", "one"), "'one' is listed twice"),
+    ],
+)
+def test_a_wrong_need_is_explained_with_the_candidates(needs, expected):
+    nodes = {
+        "one": make_node(ModelArtifact),
+        "two": make_node(ModelArtifact),
+        "words": make_node(TokenizerArtifact),
+        "last": make_node(ReportArtifact, *needs, model=MODEL),
+    }
+    assert messages(nodes) == [expected]
+
+
+def test_an_input_of_many_needs_at_least_one():
+    nodes = {"last": make_node(ReportArtifact, models=MODELS)}
+    assert messages(nodes) == [
+        "nothing here fills input 'models': add a stage that makes a 'model' artifact (this recipe has none)"
+    ]
+
+
+def test_nothing_is_concluded_from_a_stage_that_is_wrong_in_itself():
+    assert messages({"broken": None, "last": make_node(ReportArtifact, "broken", model=MODEL)}) == []
+
+
+def test_order_is_that_of_the_recipe_where_the_graph_leaves_a_choice():
+    edges = {"d": ["a"], "c": [], "b": ["c"], "a": []}
+    assert in_order(edges) == ["c", "b", "a", "d"]
+    assert in_order({"a": [], "b": ["a"], "c": ["b"]}) == ["a", "b", "c"]
+
+
+@given(
+    st.integers(1, 6).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.tuples(st.integers(0, 5), st.integers(0, 5)))))
+)
+def test_order_or_cycle_agrees_with_brute_force(case):
+    n, pairs = case
+    edges = {str(i): [str(j) for j in range(n) if (i, j) in pairs] for i in range(n)}
+    valid = [
+        order
+        for order in itertools.permutations(range(n))
+        if all(order.index(j) < order.index(i) for i, j in pairs if i < n and j < n)
+    ]
+    cycle = find_cycle(edges)
+    if valid:
+        assert cycle is None
+        assert tuple(map(int, in_order(edges))) == min(valid), "first in recipe order among all that are possible"
+    else:
+        assert cycle[0] == cycle[-1]
+        assert all(before in edges[after] for before, after in itertools.pairwise(cycle))
+        with pytest.raises(graphlib.CycleError):
+            in_order(edges)
+
+
+def test_pictures_hold_every_stage_and_arrow():
+    edges, labels = {"align": [], "init": ["align"]}, {"align": "align", "init": "start"}
+    assert render(edges, labels, "ascii") == "align  align\ninit   start  ← align"
+    assert render(edges, labels, "mermaid").splitlines() == [
+        "graph TD",
+        '    n0["align<br/>align"]',
+        '    n1["init<br/>start"]',
+        "    n0 --> n1",
+    ]
+    assert '"align" -> "init";' in render(edges, labels, "dot")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from pipeline import publish
+from pipeline.loading import load_recipe
+from pipeline.locks import FileLock
+from pipeline.plan import Plan
+from pipeline.planner import make_plan
+from pipeline.render import plan_table, print_table, run_status, run_summary, status_table
+from pipeline.store import Store
+from stages import STAGES
+from stages.artifacts import ModelArtifact, ReportArtifact
+from stages.stage import Input, StageConfig
+from stages.worker import PROGRESS_PREFIX
+
+
+class Train:
+    VERSION = 1
+    Config = StageConfig
+    inputs = {}
+    output = ModelArtifact
+
+
+class Report:
+    VERSION = 1
+    Config = StageConfig
+    inputs = {"models": Input(ModelArtifact, many=True)}
+    output = ReportArtifact
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch) -> Plan:
+    monkeypatch.setitem(STAGES, "train", f"{__name__}:Train")
+    monkeypatch.setitem(STAGES, "report", f"{__name__}:Report")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: r\nstages:\n  distil: {uses: train}\n  table: {uses: report, needs: [distil]}\n")
+    return make_plan(load_recipe(recipe), tmp_path / "runs")
+
+
+def shown(table) -> str:
+    file = io.StringIO()
+    print_table(table, file)
+    return file.getvalue()
+
+
+def test_summary_shows_the_last_table_and_where_the_models_are(plan):
+    out = plan.run_directory / "stages" / "table" / "out"
+    out.mkdir(parents=True)
+    (out / "table.txt").write_text("bits per byte: 0.97\n")
+    summary = run_summary(plan)
+    assert "bits per byte: 0.97" in summary
+    assert f"  distil  {plan.run_directory}/stages/distil/out" in summary
+    assert f"  table  {out}" in summary
+
+
+def test_plan_has_one_row_a_stage_and_no_colour_codes_in_a_log(plan):
+    lines = [line.split() for line in shown(plan_table(plan)).splitlines()]
+    assert [line[:4] for line in lines[1:]] == [
+        ["distil", "missing", "run", "missing"],
+        ["table", "missing", "run", "missing"],
+    ]
+
+
+def test_status_of_a_stage_at_work_is_its_last_progress_line(plan):
+    stage = plan.stage("distil")
+    entry = Store(plan.runs / "store").entry(stage.uses, stage.key)
+    attempt = publish.begin_attempt(entry, stage.ingredients)
+    log = ["starting", f"{PROGRESS_PREFIX}distil: step 1", "chatter", f"{PROGRESS_PREFIX}distil: step 2", "chatter"]
+    attempt.log.write_text("\n".join(log))
+    with FileLock(entry.lock_path).acquire():
+        status = run_status(make_plan(plan.recipe, plan.runs))
+    assert (status["stages"][0]["state"], status["stages"][0]["detail"]) == ("running", "distil: step 2")
+    assert "distil: step 2" in shown(status_table(status))

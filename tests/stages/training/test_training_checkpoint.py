@@ -1,0 +1,82 @@
+"""A checkpoint is whole or it does not exist; damage falls back to the one before and is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from stages.training import checkpoint
+
+
+def _save(root, step, content=b"weights"):
+    directory = checkpoint.begin(root, step)
+    (directory / "training.pt").write_bytes(content)
+    checkpoint.complete(directory, {"step": step})
+    return directory
+
+
+def test_the_newest_complete_checkpoint_is_found_by_number_not_by_name(tmp_path):
+    for step in (5, 100, 20):
+        _save(tmp_path, step)
+    directory, state = checkpoint.latest(tmp_path, pytest.fail)
+    assert directory.name == "step-100"
+    assert state["step"] == 100
+
+
+def test_no_checkpoint_is_no_error(tmp_path):
+    assert checkpoint.latest(tmp_path / "absent", pytest.fail) is None
+
+
+def _cut_short(directory):
+    (directory / "training.pt").write_bytes(b"weigh")
+
+
+def _flip_a_bit(directory):
+    (directory / "training.pt").write_bytes(b"weighus")
+
+
+def _remove_file(directory):
+    (directory / "training.pt").unlink()
+
+
+def _remove_marker(directory):
+    (directory / checkpoint.MARKER).unlink()
+
+
+def _garble_marker(directory):
+    (directory / checkpoint.MARKER).write_text('{"step": 20, "fi')
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_cut_short, "size or checksum"),
+        (_flip_a_bit, "size or checksum"),
+        (_remove_file, "is missing"),
+        (_remove_marker, "never completed"),
+        (_garble_marker, "damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path, harm, said):
+    _save(tmp_path, 10)
+    harm(_save(tmp_path, 20))
+    lines: list[str] = []
+    directory, state = checkpoint.latest(tmp_path, lines.append)
+    assert directory.name == "step-10"
+    assert state["step"] == 10
+    assert len(lines) == 1
+    assert "step-20" in lines[0]
+    assert said in lines[0]
+
+
+def test_pruning_keeps_the_newest_complete_ones(tmp_path):
+    for step in (10, 20, 30):
+        _save(tmp_path, step)
+    checkpoint.begin(tmp_path, 40)  # being written: not complete
+    checkpoint.prune(tmp_path, keep=2)
+    assert checkpoint.latest(tmp_path, lambda line: None)[0].name == "step-30"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-20", "step-30"]
+
+
+def test_beginning_again_clears_what_an_interrupted_save_left(tmp_path):
+    (checkpoint.begin(tmp_path, 10) / "half").write_text("x")
+    assert list(checkpoint.begin(tmp_path, 10).iterdir()) == []
