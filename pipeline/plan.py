@@ -44,6 +44,7 @@ class PlannedStage:
         ingredients: the JSON object that was hashed; kept beside the result so that a later plan can show a diff.
         resources: how to launch it; never part of the key.
         state, action, reason: what is there, what will be done, and why, for a person.
+        forced: run it even if its result turns out to be up to date.
     """
 
     name: str
@@ -56,6 +57,7 @@ class PlannedStage:
     state: State
     action: Action
     reason: str
+    forced: bool = False
 
     @property
     def upstream(self) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ def make_plan(recipe: Recipe, runs: Path, force: Collection[str] = ()) -> Plan:
             key=keys[name],
             ingredients=ingredients[name],
             resources=spec.resources,
+            forced=keys[name] in forced_keys,
             **verdict._asdict(),
         )
     return Plan(_pinned_recipe(recipe, pinned), runs, tuple(planned.values()))

@@ -21,7 +21,7 @@ import yaml
 from pipeline import durable, launch, outcome, publish
 from pipeline.errors import Interrupted, Killed, Locked, StageFailed
 from pipeline.locks import FileLock, describe_holder
-from pipeline.plan import Action, Plan, PlannedStage, State
+from pipeline.plan import Action, Plan, PlannedStage
 from pipeline.store import Attempt, Done, Entry, Store, StoreError
 from pipeline.supervise import StopSignals, Watch, duration
 from stages import STAGES, load_stage
@@ -152,7 +152,7 @@ class _Run:
         done = entry.done()
         if done is None:
             return False
-        forced = stage.state is State.FRESH and stage.key not in self.made
+        forced = stage.forced and stage.key not in self.made
         return not forced and set(done.upstream.values()) == set(self._upstream(stage).values())
 
     def _upstream(self, stage: PlannedStage) -> dict[str, str]:

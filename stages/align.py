@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stages.artifacts import AlignmentArtifact, Artifact, ModelArtifact, TokenizerArtifact
+from stages.artifacts import AlignmentArtifact, Artifact, ModelArtifact, TokenizerArtifact, write_json
 from stages.stage import Input, StageConfig, StageContext, StageError
 
 if TYPE_CHECKING:
@@ -61,8 +59,8 @@ class Align:
         )
         report = describe(alignment, source, target)
         alignment.save(ctx.out / "alignment.npz")
-        _write_json(ctx.out / "report.json", report)
-        _write_json(ctx.out / "metrics.json", _metrics(report))
+        write_json(ctx.out / "report.json", report)
+        write_json(ctx.out / "metrics.json", _metrics(report))
         for line in _summary(report):
             ctx.progress(line)
 
@@ -99,7 +97,3 @@ def _summary(report: dict[str, Any]) -> list[str]:
             "change; prefer a target tokenizer that cuts them alike"
         )
     return lines
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

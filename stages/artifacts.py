@@ -31,6 +31,11 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is not valid JSON: {error}") from None
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable UTF-8 JSON; NaN and infinities, which JSON lacks, are refused with ValueError."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def verify_safetensors(path: Path) -> None:
     """Check that the header parses and that the file is as long as its header says.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from stages.artifacts import DocumentsArtifact, ModelArtifact, ReportArtifact
+from stages.artifacts import DocumentsArtifact, ModelArtifact, ReportArtifact, write_json
 from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted, not_keyed
 
 if TYPE_CHECKING:
@@ -77,8 +76,9 @@ class Evaluate:
         documents, rows = prepare(paths, documents, ctx.config.window_bytes)
         scores = _score_all(ctx, documents, rows)
         report = build_report(documents, scores, trained=ctx.config.trained_domains, initial=ctx.config.initial)
-        _write_json(ctx.out / "report.json", to_json(report, documents, scores))
-        _write_json(ctx.out / "metrics.json", flat_metrics(report))
+        settings = ctx.config.model_dump(mode="json", include={"window_bytes", "max_documents"})
+        write_json(ctx.out / "report.json", to_json(report, documents, scores, settings))
+        write_json(ctx.out / "metrics.json", flat_metrics(report))
         (ctx.out / "table.txt").write_text(render(report), encoding="utf-8")
         curves = {name: curve for name, path in paths.items() if (curve := read_curve(path)) is not None}
         draw(report, curves, ctx.out / "curves.png")
@@ -145,7 +145,3 @@ def _progress(ctx: StageContext, label: str) -> Callable[[float], None]:
             last = time.monotonic()
 
     return report
-
-
-def _write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stages.artifacts import AlignmentArtifact, Artifact, ModelArtifact, TokenizerArtifact
+from stages.artifacts import AlignmentArtifact, Artifact, ModelArtifact, TokenizerArtifact, write_json
 from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted
 
 if TYPE_CHECKING:
@@ -73,8 +72,8 @@ class Init:
         _stop_if_asked(ctx)
         _check_reloaded(ctx.out, manifest)
 
-        _write_json(ctx.out / "init.json", manifest)
-        _write_json(ctx.out / "metrics.json", {name: float(count) for name, count in manifest["rows"].items()})
+        write_json(ctx.out / "init.json", manifest)
+        write_json(ctx.out / "metrics.json", {name: float(count) for name, count in manifest["rows"].items()})
         ctx.progress(_summary(manifest))
 
 
@@ -159,7 +158,3 @@ def _summary(manifest: dict[str, Any]) -> str:
         f"{manifest['matrix_rows']:,} {tie} {manifest['dtype']} rows: {rows['copied']:,} copied, "
         f"{rows['mean_of_pieces']:,} means of pieces, {rows['mean_row']:,} mean rows{padding}"
     )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

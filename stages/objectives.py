@@ -20,7 +20,7 @@ class AlmOptions(StageConfig):
     """Approximate likelihood matching of chunks (arXiv 2503.20083)."""
 
     weight: float = Field(1.0, gt=0)
-    """Factor of the mean over chunks. The gradient shrinks like 1/temperature; a weight of ``temperature`` undoes that."""
+    """Factor of the mean over chunks. The gradient shrinks like 1/temperature, which a weight of that size undoes."""
     temperature: float = Field(5.0, gt=0)
     """Chunk log-probabilities are divided by it before they are compared."""
     gamma: float = Field(0.1, ge=0, le=1)
@@ -57,7 +57,7 @@ class LossEntry(StageConfig):
         if isinstance(value, str):
             return {value: {}}
         if isinstance(value, dict) and list(value.values()) == [None]:
-            return dict.fromkeys(value, {})
+            return {name: {} for name in value}
         return value
 
     @model_validator(mode="after")

@@ -29,9 +29,8 @@ class StochasTok:
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
-        from alignment.splits import SplitTable
-
         from alignment.byte_view import ByteView
+        from alignment.splits import SplitTable
         from stages.training.data import Document, Window, generator, plain_windows
         from stages.training.run import train_student
 

@@ -18,10 +18,23 @@ TRAIN_BYTES = 96_000
 EVAL_DOCUMENTS = 8
 EVAL_CHARACTERS = 1_500
 
-TRAIN_MODULES = (
-    "textwrap heapq bisect fnmatch shlex csv queue sched contextlib statistics getopt cmd gettext netrc".split()
-)
-EVAL_MODULES = "graphlib calendar string configparser colorsys quopri timeit zipapp".split()
+TRAIN_MODULES = [
+    "textwrap",
+    "heapq",
+    "bisect",
+    "fnmatch",
+    "shlex",
+    "csv",
+    "queue",
+    "sched",
+    "contextlib",
+    "statistics",
+    "getopt",
+    "cmd",
+    "gettext",
+    "netrc",
+]
+EVAL_MODULES = ["graphlib", "calendar", "string", "configparser", "colorsys", "quopri", "timeit", "zipapp"]
 TRAIN_CHAPTERS = range(1, 60)
 EVAL_CHAPTERS = range(80, 130)
 TRAIN_YEARS = range(1903, 2000, 8)

@@ -142,7 +142,8 @@ def build_report(
 def _misalignments(models: Sequence[ModelResult]) -> list[str]:
     return [
         f"{model.name} on {domain}: differs from the teacher by {result.agreement_nats:.3f} nats a chunk, more than "
-        f"its own {result.nats_per_chunk:.3f}; this looks misaligned. If the teacher itself does well here, look for bytes shifted between the two"
+        f"its own {result.nats_per_chunk:.3f}; this looks misaligned. If the teacher itself does well on this text, "
+        f"look for bytes that are shifted between the two"
         for model in models
         for domain, result in model.domains.items()
         if result.agreement_nats > result.nats_per_chunk
@@ -150,12 +151,16 @@ def _misalignments(models: Sequence[ModelResult]) -> list[str]:
 
 
 def to_json(
-    report: Report, documents: Sequence[Document], scores: Mapping[str, Sequence[DocumentScore]]
+    report: Report,
+    documents: Sequence[Document],
+    scores: Mapping[str, Sequence[DocumentScore]],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of ``report.json``."""
+    """The content of ``report.json``; ``settings`` are those that the numbers depend on."""
     return {
         "schema_version": SCHEMA_VERSION,
         "definitions": DEFINITIONS,
+        "settings": settings,
         "trained_domains": report.trained,
         "untrained_domains": report.untrained,
         "initial": report.initial,

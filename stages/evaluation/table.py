@@ -73,7 +73,8 @@ def _column(values: Sequence[float | None], format_: str, lower: bool) -> list[s
 
 def _legend(report: Report) -> str:
     lines = [
-        "* best student of the column. Every model reads the same bytes; see definitions in report.json.",
+        "* best student of the column, where there are several. Every model reads the same bytes; report.json has the",
+        "  definitions.",
         "bits per byte: how well the model predicts the text, whatever its tokenizer; lower is better.",
         "nats a chunk: mean |difference of log-probability to the teacher| of the text between shared token ends;",
         "  lower is closer to the teacher.",

@@ -30,7 +30,7 @@ class Backend(Protocol):
         """Add one micro-batch's gradient; ``last`` marks the final one of the step."""
 
     def step(self, number: int) -> float:
-        """Clip and apply the optimiser for step ``number`` (from 0), with its learning rate; returns the gradient norm."""
+        """Clip and apply the optimiser for step ``number`` (from 0); returns the gradient norm before clipping."""
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of ``values`` over all processes."""

@@ -20,6 +20,7 @@ from stages.training.loop import Trainer
 from stages.training.models import DTYPES, ScoringModel, load_model, pick_device
 from stages.training.objectives import build_objectives, hidden_layers
 from stages.training.optimiser import select_trainable
+from stages.training.step import Stepper
 
 
 def train_student(
@@ -69,17 +70,8 @@ def train_student(
     if teacher is not None:
         _check_widths(teacher, student, layers)
     backend = _backend(ctx, student, config, micro_batch, accumulation)
-    Trainer(
-        ctx,
-        config,
-        stream,
-        backend,
-        build_objectives(losses),
-        teacher,
-        device,
-        micro_batch,
-        balanced=balanced,
-    ).run()
+    stepper = Stepper(backend, build_objectives(losses), teacher, balanced)
+    Trainer(ctx, config, stream, backend, stepper, device, micro_batch).run()
     _export(ctx, backend, student)
 
 

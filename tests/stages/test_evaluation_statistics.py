@@ -80,7 +80,7 @@ def test_report_counts_trained_domains_first_and_warns_of_misalignment() -> None
     assert metrics["shifted.gap_closed_mean"] == pytest.approx(1.0)
     assert metrics["init.gap_closed_mean"] == 0.0
     assert metrics["init.bits_per_byte.news"] == pytest.approx(90 / 100 / math.log(2))
-    content = to_json(report, documents, scores)
+    content = to_json(report, documents, scores, {})
     assert content["documents"][1]["models"]["init"]["nats"] == 90.0
     assert content["models"]["init"]["domains"]["news"]["difference_to_teacher"]["value"] == pytest.approx(
         20 / 100 / math.log(2)
@@ -92,4 +92,4 @@ def test_without_an_initial_model_there_is_no_gap() -> None:
     report = build_report(documents, {"teacher": [BASE], "student": [BASE]}, trained=(), initial=None)
     assert report.models[1].gap_closed_mean is None
     assert "student.gap_closed_mean" not in flat_metrics(report)
-    assert to_json(report, documents, {"teacher": [BASE], "student": [BASE]})["initial"] is None
+    assert to_json(report, documents, {"teacher": [BASE], "student": [BASE]}, {})["initial"] is None

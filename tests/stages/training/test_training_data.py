@@ -129,7 +129,9 @@ def test_ranks_and_micro_batches_share_out_every_window_once(views, world_size, 
     for rank in range(world_size):
         for batch in micro_batches(windows, micro, rank, world_size):
             assert len(batch.student.ids) == micro
-            seen += [row[mask.bool()].tolist() for row, mask in zip(batch.student.ids, batch.student.attention)]
+            seen += [
+                row[mask.bool()].tolist() for row, mask in zip(batch.student.ids, batch.student.attention, strict=False)
+            ]
     assert sorted(seen) == sorted(window.student.ids.tolist() for window in windows)
 
 

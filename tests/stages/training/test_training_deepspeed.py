@@ -42,7 +42,9 @@ def world(tmp_path_factory, tiny_tokenizer_dirs, tiny_model_dir) -> dict[str, Pa
     }
 
 
-def _launch(world, root: Path, *, processes: int, zero: int, steps: int = STEPS, **options) -> subprocess.CompletedProcess:
+def _launch(
+    world, root: Path, *, processes: int, zero: int, steps: int = STEPS, **options
+) -> subprocess.CompletedProcess:
     for name in ("work", "out", "attempt"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "attempt" / "outcome.json").unlink(missing_ok=True)

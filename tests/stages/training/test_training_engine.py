@@ -61,7 +61,13 @@ def _context(world, root: Path, config, **options) -> StageContext:
 
 
 def _distill(world, root: Path, *, context=None, **options) -> dict[str, torch.Tensor]:
-    options = {"losses": EVERY_LOSS, "steps": 6, "batch_windows": 4, "window_tokens": 48, "learning_rate": 3e-3} | options
+    options = {
+        "losses": EVERY_LOSS,
+        "steps": 6,
+        "batch_windows": 4,
+        "window_tokens": 48,
+        "learning_rate": 3e-3,
+    } | options
     ctx = _context(world, root, DistillConfig(**options), **(context or {}))
     Distill().run(ctx)
     ModelArtifact.verify(ctx.out)
@@ -163,7 +169,10 @@ def test_the_exported_directory_loads_without_our_code(world, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert model.dtype == torch.bfloat16
     assert model.get_input_embeddings().weight.shape[0] >= len(tokenizer)
-    assert tokenizer("The quick fox").input_ids == AutoTokenizer.from_pretrained(world["student"])("The quick fox").input_ids
+    assert (
+        tokenizer("The quick fox").input_ids
+        == AutoTokenizer.from_pretrained(world["student"])("The quick fox").input_ids
+    )
 
 
 def test_hidden_states_of_another_width_or_depth_are_refused_before_training(world, tmp_path):

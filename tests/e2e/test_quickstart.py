@@ -1,0 +1,119 @@
+"""The shipped quickstart, through the command line: run, cached, re-keyed, killed and resumed, tracked."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+from e2e_helpers import Workplace, stages_that_ran
+from mlflow.entities import ViewType
+from safetensors.torch import load_file
+from torch import equal
+
+ROWS = ("teacher", "init", "control", "distill", "stochastok")
+DOMAINS = ("speeches", "novel", "source", "french", "chat")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_overrides):
+    """A workplace in which the quickstart has run once, and what it printed."""
+    place = Workplace(tmp_path_factory.mktemp("quickstart"), dict(tiny_overrides))
+    code, output = place.run("run")
+    assert code == 0, output
+    return place, output
+
+
+def _out(directory: Path, stage: str) -> Path:
+    return directory / "runs" / "quickstart" / "stages" / stage / "out"
+
+
+def test_it_ends_with_a_table_and_says_where_everything_is(finished):
+    place, output = finished
+    table = output[output.index("Bits per byte on held-out text") :]
+    for word in (*ROWS, *DOMAINS, "trained", "untrained", "gap", "top-1", "nats a chunk", "tokens"):
+        assert word in table, word
+    assert "mlflow ui" in output
+    report = json.loads((_out(place.directory, "evaluate") / "report.json").read_text())
+    assert list(report["models"]) == list(ROWS)
+    assert (_out(place.directory, "evaluate") / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_model_directory_is_an_ordinary_one(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    place, _ = finished
+    for stage in ROWS[1:]:
+        model = AutoModelForCausalLM.from_pretrained(_out(place.directory, stage))
+        assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(_out(place.directory, stage)))
+
+
+def test_mlflow_has_one_parent_and_one_child_a_stage(finished):
+    place, _ = finished
+    mlflow.set_tracking_uri(f"sqlite:///{place.directory / 'mlruns' / 'mlflow.db'}")
+    client = mlflow.MlflowClient()
+    (experiment,) = [e for e in client.search_experiments(ViewType.ALL) if e.name == "quickstart"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    children = {run.info.run_name: run for run in runs if run is not parents[0]}
+    assert {"align", "init", "distill", "control", "stochastok", "evaluate"} <= set(children)
+    distill = children["distill"]
+    assert {"stage_key", "result_id", "attempt", "git_commit"} <= set(distill.data.tags)
+    curve = client.get_metric_history(distill.info.run_id, "loss")
+    assert [point.step for point in curve] == [1, 2, 3, 4, 5, 6]
+    assert "evaluate.distill.bits_per_byte.french" in parents[0].data.metrics
+
+
+def test_a_second_run_is_all_cached_and_quick(finished):
+    place, _ = finished
+    started = time.monotonic()
+    code, output = place.run("run")
+    assert code == 0
+    assert "up to date" in output
+    assert stages_that_ran(output) == set()
+    assert time.monotonic() - started < 60  # "seconds": nothing was trained, however busy the machine
+
+
+def test_a_changed_parameter_reruns_its_stage_and_what_follows_and_says_why(finished):
+    place, _ = finished
+    code, output = place.run("run", **{"stages__distill__losses[0]__alm__gamma": 0.2})
+    assert code == 0, output
+    assert stages_that_ran(output) == {"distill", "stochastok", "evaluate"}
+    assert "gamma 0.1 → 0.2" in output
+    assert "upstream distill re-runs" in output
+
+
+def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finished, workplace):
+    place, _ = finished
+    changes = {"stages__distill__steps": 40}
+    checkpoints = "runs/store/distill/*/work/ckpt/step-*/COMPLETE.json"
+    process = workplace.start(workplace.arguments("run", **changes))
+    deadline = time.monotonic() + 300
+    while not list(workplace.directory.glob(checkpoints)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    pids = [int(json.loads(path.read_text())["pid"]) for path in workplace.directory.glob("runs/store/*/*/attempts/*/status.json")
+            if json.loads(path.read_text())["state"] == "running"]  # fmt: skip
+    os.kill(process.pid, signal.SIGKILL)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert not list(workplace.directory.glob("runs/quickstart/stages/distill"))
+
+    code, output = workplace.run("run", **changes)
+    assert code == 0, output
+    assert "resuming after step" in output
+    code, output = place.run("run", **changes)
+    assert code == 0, output
+    resumed, straight = (
+        load_file(_out(where.directory, "distill") / "model.safetensors") for where in (workplace, place)
+    )
+    assert resumed.keys() == straight.keys()
+    for name, tensor in straight.items():
+        assert equal(tensor, resumed[name]), name
