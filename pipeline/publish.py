@@ -26,10 +26,17 @@ from pipeline.store import Attempt, Done, Entry, FileRecord
 from stages.artifacts import Artifact, ArtifactError
 
 
-def begin_attempt(entry: Entry, ingredients: Mapping[str, Any]) -> Attempt:
+def begin_attempt(entry: Entry, ingredients: Mapping[str, Any], upstream: Mapping[str, str] | None = None) -> Attempt:
     """Open the next attempt: its directory, an empty ``out.partial-<n>``, and ``work`` as earlier ones left it.
 
-    What dead attempts left beside ``work`` is removed; a published result is not touched.
+    What dead attempts left beside ``work`` is removed; a published result is not touched. ``work`` is emptied if it was
+    begun with other inputs: a forced attempt upstream gives another result under the same key, and checkpoints of a
+    model that started from the old one must not be continued.
+
+    Args:
+        entry: the store entry; the caller holds its lock.
+        ingredients: what was hashed into the key.
+        upstream: stage name -> ``result_id`` of the inputs of this attempt.
 
     Raises:
         StoreError: the entry holds the result of another key.
@@ -44,10 +51,22 @@ def begin_attempt(entry: Entry, ingredients: Mapping[str, Any]) -> Attempt:
     number = max(numbers, default=0) + 1
     attempt = Attempt(number, entry.path / "attempts" / str(number), {})
     attempt.path.mkdir(parents=True)
+    used = sorted((upstream or {}).values())
+    if _inputs_of(entry.work) != used:
+        shutil.rmtree(entry.work, ignore_errors=True)
     entry.work.mkdir(exist_ok=True)
+    durable.write_json(entry.work / "inputs.json", used)
     entry.partial_directory(number).mkdir()
     durable.write_json(entry.path / "ingredients.json", ingredients)
     return attempt
+
+
+def _inputs_of(work: Path) -> list[str] | None:
+    """The result ids that ``work`` was begun with; None if that is not known."""
+    try:
+        return json.loads((work / "inputs.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _outputs(entry: Entry) -> list[tuple[Path, int]]:
@@ -66,7 +85,7 @@ def publish(
     run: str,
     seconds: float,
 ) -> Done:
-    """Verify what attempt ``number`` wrote and make it the entry's result.
+    """Verify what attempt ``number`` wrote, make it the entry's result, and clear the entry's ``work``.
 
     Args:
         entry: the store entry; the caller holds its lock.
@@ -108,6 +127,8 @@ def publish(
         durable.sync(entry.path)
         durable.write_json(entry.done_path, asdict(done))
         link_output(entry, number)
+    # Its checkpoints served their purpose, and a forced attempt must start anew instead of from their end.
+    shutil.rmtree(entry.work, ignore_errors=True)
     return done
 
 

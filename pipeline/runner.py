@@ -164,8 +164,8 @@ class _Run:
         Raises:
             StageFailed, Interrupted, Killed: it did not end with a result.
         """
+        attempt = publish.begin_attempt(entry, stage.ingredients, self._upstream(stage))
         resume_point = entry.resume_point()
-        attempt = publish.begin_attempt(entry, stage.ingredients)
         going_on = f", going on from {resume_point}" if resume_point else ""
         self.out(f"{stage.name}: attempt {attempt.number}{going_on}")
         started = time.time()

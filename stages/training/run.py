@@ -50,6 +50,10 @@ def train_student(
     stream = WindowStream(read_documents(ctx.input("documents")), windows_of, config.seed)
     stream.take(config.batch_windows)  # too little text is an error before any model is loaded
     stream.restore({"epoch": 0, "cursor": 0})
+    ctx.progress(
+        f"{len(stream.windows_in_epoch(0)):,} windows of text an epoch; {config.steps:,} steps of "
+        f"{config.batch_windows:,}; loading {'teacher and student' if teacher_directory else 'the student'}"
+    )
     device = pick_device(ctx.local_rank)
     dtype = DTYPES[config.dtype]
     if config.dtype == "bf16" and device.type == "cpu":

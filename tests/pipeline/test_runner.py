@@ -135,6 +135,15 @@ def test_a_failure_report_has_the_cause_the_log_and_the_next_command(store: Stor
     assert ("Traceback" in attempt.log.read_text()) == (how == "exception")
 
 
+def test_a_forced_stage_runs_though_its_upstream_gives_the_same_bytes_again(store: Store) -> None:
+    hello = planned(store, "hello", "say", {"text": "hello"})
+    run(store, hello, joined := planned(store, "joined", "join", {}, [hello]))
+    again = planned(store, "hello", "say", {"text": "hello"}, forced=True)
+    result, _ = run(store, again, planned(store, "joined", "join", {}, [again], forced=True))
+    assert [stage.cached for stage in result.stages] == [False, False]
+    assert len(entry_of(store, joined).attempts()) == 2
+
+
 def test_a_failed_forced_run_leaves_the_old_result(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     hello = planned(store, "hello", "say", {"text": "hello"})
     run(store, hello)

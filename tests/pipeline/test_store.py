@@ -130,8 +130,8 @@ def test_a_symbolic_link_is_no_content(entry: Entry) -> None:
 
 def test_a_new_attempt_keeps_work_and_the_result_and_removes_what_dead_ones_left(entry: Entry) -> None:
     make(entry, "hello")
-    (entry.work / "ckpt").mkdir()
     dead = publishing.begin_attempt(entry, {})
+    (entry.work / "ckpt").mkdir()
     (entry.partial_directory(dead.number) / "half").write_text("half")
     attempt = publishing.begin_attempt(entry, {})
     assert attempt.number == 3
@@ -139,6 +139,25 @@ def test_a_new_attempt_keeps_work_and_the_result_and_removes_what_dead_ones_left
     assert list(entry.partial_directory(3).iterdir()) == []
     assert (entry.work / "ckpt").is_dir()
     assert assert_whole(entry) == "hello"
+
+
+def test_a_published_result_needs_no_checkpoints_and_a_forced_attempt_starts_anew(entry: Entry) -> None:
+    attempt = publishing.begin_attempt(entry, {})
+    (entry.work / "ckpt").mkdir()
+    (entry.partial_directory(attempt.number) / "said.txt").write_text("hello")
+    publishing.publish(entry, attempt.number, Artifact, ingredients={}, upstream={}, run="toy", seconds=0)
+    publishing.begin_attempt(entry, {})
+    assert not (entry.work / "ckpt").exists()
+
+
+@pytest.mark.parametrize(("upstream", "kept"), [({"init": "one"}, True), ({"init": "two"}, False), ({}, False)])
+def test_work_that_was_begun_with_other_inputs_is_not_continued(
+    entry: Entry, upstream: dict[str, str], kept: bool
+) -> None:
+    publishing.begin_attempt(entry, {}, {"init": "one"})
+    (entry.work / "ckpt").mkdir()
+    publishing.begin_attempt(entry, {}, upstream)
+    assert (entry.work / "ckpt").exists() == kept
 
 
 def test_resume_point_is_the_highest_complete_checkpoint(entry: Entry) -> None:

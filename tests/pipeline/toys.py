@@ -156,6 +156,7 @@ def planned(
         state=State.FRESH if fresh else State.MISSING,
         action=Action.SKIP if fresh and not forced else Action.RUN,
         reason="",
+        forced=forced,
     )
 
 
