@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import EXIT_KILLED, EXIT_OK, EXIT_STAGE_FAILED, EXIT_WORK_PENDING, PipelineError, RecipeError
+from pipeline.programs import program
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -196,7 +197,7 @@ def _show_nothing(line: str) -> None:
 
 def _command_line(arguments: argparse.Namespace) -> str:
     """The same run again, for people to paste."""
-    words = ["pipeline", "run", str(arguments.recipe)]
+    words = [program("pipeline"), "run", str(arguments.recipe)]
     if arguments.runs != Path("runs"):
         words += ["--runs", str(arguments.runs)]
     words += [word for override in arguments.overrides for word in ("--set", override)]

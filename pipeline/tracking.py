@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import provenance
 from pipeline.errors import EXIT_INTERRUPTED, EXIT_KILLED, PipelineError
 from pipeline.plan import Plan, PlannedStage
+from pipeline.programs import program
 from pipeline.store import Attempt, Entry
 from pipeline.tail import Tail
 from stages import load_stage
@@ -55,7 +56,7 @@ def ui_command(uri: str) -> str:
     if uri.startswith(("http://", "https://")):
         return f"open {uri}"
     # without the variable the server starts seven more processes for jobs that we do not have
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri {uri}"
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {program('mlflow')} ui --backend-store-uri {uri}"
 
 
 class Tracker:
