@@ -31,7 +31,7 @@ class StochasTok:
     def run(self, ctx: StageContext) -> None:
         from alignment.byte_view import ByteView
         from alignment.splits import SplitTable
-        from stages.training.data import Document, Window, generator, plain_windows
+        from stages.training.data import Document, Window, encode, generator, plain_windows
         from stages.training.run import train_student
 
         config: StochasTokConfig = ctx.config
@@ -39,8 +39,9 @@ class StochasTok:
         table = SplitTable.from_view(view)
 
         def windows_of(document: Document, number: int, epoch: int) -> list[Window]:
-            ids = view.encode(document.text).ids
-            split = table.expand(ids, config.proportion, rng=generator(config.seed, epoch, number))
+            split = table.expand(
+                encode(view, document).ids, config.proportion, rng=generator(config.seed, epoch, number)
+            )
             return plain_windows(split, view.prefix_ids, config.window_tokens)
 
         train_student(ctx, config, (LossEntry(cross_entropy=CrossEntropyOptions()),), windows_of)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.byte_view import ByteView
+from alignment.byte_view import ByteView, Encoding, InexactEncoding
 from alignment.spans import align
 from losses.chunks import shift_labels
 from stages.stage import StageError
@@ -84,6 +84,18 @@ def read_documents(directory: Path) -> list[Document]:
     return [Document(record["id"], record["text"], float(record["weight"])) for record in records]
 
 
+def encode(view: ByteView, document: Document) -> Encoding:
+    """``document`` in ``view``'s tokens.
+
+    Raises:
+        StageError: the tokenizer does not reproduce the document's bytes, so nothing in it could be aligned.
+    """
+    try:
+        return view.encode(document.text)
+    except InexactEncoding as error:
+        raise StageError(f"document {document.id}: {error}") from None
+
+
 def generator(seed: int, *stream: int) -> np.random.Generator:
     """A counter-based random generator that depends on ``seed`` and the numbers of ``stream`` only."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *stream])))
@@ -95,7 +107,7 @@ def distillation_windows(document: Document, teacher: ByteView, student: ByteVie
     A chunk longer than a window ends the window before it and is left out. The text after the last common boundary
     belongs to no window. Leading special tokens that a tokenizer adds by itself are put before each window.
     """
-    teacher_code, student_code = teacher.encode(document.text), student.encode(document.text)
+    teacher_code, student_code = encode(teacher, document), encode(student, document)
     chunks = align(
         teacher_code.byte_ends,
         student_code.byte_ends,

@@ -77,6 +77,16 @@ def test_padding_has_no_label_no_chunk_and_no_attention(views):
     assert (padded.chunk[1, length:] == -1).all()
 
 
+def test_a_document_that_a_tokenizer_rewrites_is_refused_by_name(views, tmp_path):
+    from tokenizers import normalizers
+    from transformers import AutoTokenizer
+
+    lossy = AutoTokenizer.from_pretrained(views[0].name)
+    lossy.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(StageError, match=r"document d/7: .*from byte 0 .*b'The quick"):
+        distillation_windows(Document("d/7", TEXT, 1.0), ByteView.from_tokenizer(lossy), views[1], 64)
+
+
 def _numbered(count: int, weight: float = 1.0) -> list[Document]:
     return [Document(str(number), f"{number:03d}", weight) for number in range(count)]
 
