@@ -35,12 +35,10 @@ class Section(BaseModel):
 
 
 class Zero(Section):
-    """How DeepSpeed ZeRO shards each model of a training stage."""
+    """How DeepSpeed ZeRO shards the models of a training stage; every process holds the whole teacher."""
 
     student: Literal[0, 1, 2, 3] = 0
     """0 nothing, 1 optimiser states, 2 also gradients, 3 also parameters."""
-    teacher: Literal[0, 3] = 0
-    """0 a whole teacher on every process, 3 its parameters sharded."""
 
 
 class Resources(Section):

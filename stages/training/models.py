@@ -45,6 +45,7 @@ class ScoringHead(nn.Module):
         boundary_mask: Tensor | None,
         boundary_rows: Tensor | None,
         softcap: float | None,
+        vocab_size: int,
     ) -> tuple[Tensor, Tensor | None]:
         """``token_scores`` as a plain tuple, which is what DeepSpeed's hooks look into."""
         scores = token_scores(
@@ -55,6 +56,7 @@ class ScoringHead(nn.Module):
             boundary_rows=boundary_rows,
             bias=bias,
             softcap=softcap,
+            vocab_size=vocab_size,
         )
         return scores.label_logp, scores.boundary_logp
 
@@ -64,12 +66,16 @@ class ScoringModel(nn.Module):
 
     Args:
         model: a Hugging Face causal language model.
-        boundary_mask: bool [V], tokens that start with a boundary byte; None: boundary masses are not computed.
+        vocab_size: ids of its tokenizer; rows of the output matrix beyond them are padding, with no probability.
+        boundary_mask: bool [vocab_size], tokens that start with a boundary byte; None: boundary masses are not computed.
         layers: which hidden states to return, as indices into transformers' ``hidden_states``.
     """
 
-    def __init__(self, model: nn.Module, boundary_mask: Tensor | None = None, layers: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, vocab_size: int, boundary_mask: Tensor | None = None, layers: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
+        self.vocab_size = vocab_size
         self.model = model
         self.head = ScoringHead()
         self.layers = layers
@@ -94,6 +100,7 @@ class ScoringModel(nn.Module):
             self.boundary_mask,
             None if self.boundary_mask is None else (batch.chunk >= 0).flatten(),
             self.softcap,
+            self.vocab_size,
         )
         return Signals(
             label_logp=shift_scores(label_logp.view(batch.ids.shape)),

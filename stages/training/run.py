@@ -61,12 +61,13 @@ def train_student(
         # and return float32, at twice the speed.
         torch.set_float32_matmul_precision("medium")
     layers = hidden_layers(losses)
-    needs_boundary = any(entry.alm is not None and entry.alm.debias for entry in losses)
+    needs_boundary = any(entry.alm is not None for entry in losses)
 
     def scoring(directory: Path, trainable: bool) -> ScoringModel:
+        view = ByteView.from_tokenizer(directory)
+        mask = torch.from_numpy(view.boundary_mask()) if needs_boundary else None
         model = load_model(directory, dtype, device)
-        mask = _boundary_mask(directory, model.get_output_embeddings().weight.shape[0]) if needs_boundary else None
-        return ScoringModel(model, mask, layers).to(device).train(trainable)
+        return ScoringModel(model, view.vocab_size, mask, layers).to(device).train(trainable)
 
     student = scoring(ctx.input("student"), trainable=True)
     select_trainable(student.model, config)
@@ -89,14 +90,6 @@ def _split_batch(ctx: StageContext, config: TrainingConfig) -> tuple[int, int]:
             f"({micro}) × a whole number of forward passes"
         )
     return micro, share // micro
-
-
-def _boundary_mask(directory: Path, rows: int) -> torch.Tensor:
-    """The tokenizer's boundary tokens, over all ``rows`` of the output head (rows beyond the tokenizer are False)."""
-    mask = torch.zeros(rows, dtype=torch.bool)
-    tokens = torch.from_numpy(ByteView.from_tokenizer(directory).boundary_mask())
-    mask[: len(tokens)] = tokens
-    return mask
 
 
 def _check_widths(teacher: ScoringModel, student: ScoringModel, layers: tuple[int, ...]) -> None:

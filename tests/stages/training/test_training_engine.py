@@ -121,7 +121,7 @@ def test_an_interrupted_run_ends_bitwise_like_an_uninterrupted_one(world, tmp_pa
     assert list((tmp_path / "resumed" / "out").iterdir()) == []
     lines: list[str] = []
     resumed = _distill(world, tmp_path / "resumed", context={"progress": lines.append}, **options)
-    assert lines[0] == f"resuming after step {stop_after}/6"
+    assert f"resuming after step {stop_after}/6" in lines
     for name, tensor in expected.items():
         assert torch.equal(tensor, resumed[name]), name
     assert _curve(tmp_path / "straight", "loss") == _curve(tmp_path / "resumed", "loss")
@@ -146,8 +146,8 @@ def test_a_corrupted_checkpoint_falls_back_to_the_previous_one_and_says_so(world
     newest.write_bytes(newest.read_bytes()[:-100])
     lines: list[str] = []
     resumed = _distill(world, tmp_path / "resumed", context={"progress": lines.append}, **options)
-    assert "passing over checkpoint step-5: training.pt is not what was saved" in lines[0]
-    assert lines[1] == "resuming after step 4/6"
+    assert sum("passing over checkpoint step-5: training.pt is not what was saved" in line for line in lines) == 1
+    assert "resuming after step 4/6" in lines
     for name, tensor in expected.items():
         assert torch.equal(tensor, resumed[name]), name
 
@@ -209,3 +209,26 @@ def test_stochastok_trains_on_split_text_and_differs_from_its_control(world, tmp
         ModelArtifact.verify(ctx.out)
         weights[proportion] = load_file(ctx.out / "model.safetensors")["model.embed_tokens.weight"]
     assert not torch.equal(weights[0.0], weights[0.5])
+
+
+def test_padding_rows_of_the_vocabulary_get_no_probability(world, tmp_path, tiny_tokenizer_dirs):
+    """A student whose matrix is longer than its tokenizer trains like the one without padding."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    padded = tmp_path / "padded"
+    model = AutoModelForCausalLM.from_pretrained(world["student"])
+    rows = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(rows + 24, mean_resizing=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[rows:] = 0.0
+    model.save_pretrained(padded)
+    AutoTokenizer.from_pretrained(world["student"]).save_pretrained(padded)
+    options = {"losses": [ALM, {"cross_entropy": {}}], "dtype": "fp32", "log_every": 1}
+    _distill(world, tmp_path / "plain", **options)
+    trained = _distill(world | {"student": padded}, tmp_path / "with", **options)
+    assert _curve(tmp_path / "with", "loss") == pytest.approx(_curve(tmp_path / "plain", "loss"), rel=1e-5)
+    assert trained["model.embed_tokens.weight"][rows:].abs().max() == 0
+
+
+def test_alm_without_debiasing_still_merges_by_the_boundary(world, tmp_path):
+    _distill(world, tmp_path, losses=[{"alm": {"debias": False, "gamma": 0.01}}], steps=2)
