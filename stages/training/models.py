@@ -67,7 +67,7 @@ class ScoringModel(nn.Module):
     Args:
         model: a Hugging Face causal language model.
         vocab_size: ids of its tokenizer; rows of the output matrix beyond them are padding, with no probability.
-        boundary_mask: bool [vocab_size], tokens that start with a boundary byte; None: boundary masses are not computed.
+        boundary_mask: bool [vocab_size], tokens that start with a boundary byte.
         layers: which hidden states to return, as indices into transformers' ``hidden_states``.
     """
 
