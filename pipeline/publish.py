@@ -148,10 +148,13 @@ def result_id(manifest: tuple[FileRecord, ...]) -> str:
 def _manifest(directory: Path) -> tuple[FileRecord, ...]:
     """Hash every file below ``directory`` in path order, and force all of it to the disk."""
     records = []
+    # Safetensors files are born readable by their owner alone; a store may be shared.
+    permissions = directory.stat().st_mode & 0o666
     for path in sorted(directory.rglob("*")):
         if path.is_symlink():
             raise ArtifactError(f"{path} is a symbolic link; an artifact must hold its own files")
         if path.is_file():
+            path.chmod(permissions)
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             records.append(FileRecord(path.relative_to(directory).as_posix(), path.stat().st_size, digest))

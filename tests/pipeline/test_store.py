@@ -150,6 +150,16 @@ def test_a_published_result_needs_no_checkpoints_and_a_forced_attempt_starts_ane
     assert not (entry.work / "ckpt").exists()
 
 
+def test_whoever_may_enter_the_store_may_read_a_result(entry: Entry) -> None:
+    attempt = publishing.begin_attempt(entry, {})
+    private = entry.partial_directory(attempt.number) / "weights"
+    private.write_text("weights")
+    private.chmod(0o600)
+    entry.partial_directory(attempt.number).chmod(0o755)
+    publishing.publish(entry, attempt.number, Artifact, ingredients={}, upstream={}, run="toy", seconds=0)
+    assert (entry.out / "weights").stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.parametrize(("upstream", "kept"), [({"init": "one"}, True), ({"init": "two"}, False), ({}, False)])
 def test_work_that_was_begun_with_other_inputs_is_not_continued(
     entry: Entry, upstream: dict[str, str], kept: bool
