@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -38,7 +37,7 @@ def _assert_refused(code: int, output: str, expected_code: int, *said: str) -> N
     ("change", "said"),
     [
         (("uses: init,", "uses: init, methd: fvt,"), ("stages.init.methd", "did you mean 'method'")),
-        (("batch_windows: 4", "batch_windows: four"), ("stages.distill.batch_windows", "integer")),
+        (("batch_windows: 2", "batch_windows: four"), ("stages.distill.batch_windows", "integer")),
         (("name: quickstart\n", "name: quickstart\nname: again\n"), ("duplicate", "name")),
         (("align: {uses: align}", "align: {uses: align, needs: [evaluate]}"), ("→",)),
         (("needs: [align]", "needs: [allign]"), ("allign", "did you mean 'align'")),
@@ -79,12 +78,8 @@ def test_unusable_text_is_refused_with_its_place(workplace, content, said):
 
 
 def test_text_shorter_than_one_batch(workplace):
-    recipe = _recipe(workplace.directory)
-    for name in ("speeches", "novel", "source"):
-        path = workplace.directory / "data" / f"train-{name}.jsonl"
-        path.write_text(json.dumps({"text": "Too short."}) + "\n", encoding="utf-8")
-    code, output = workplace.run("run", recipe)
-    _assert_refused(code, output, 1, "makes only", "windows, but one batch needs 4")
+    code, output = workplace.run("run", stages__distill__batch_windows=100_000)
+    _assert_refused(code, output, 1, "makes only", "windows, but one batch needs 100000")
     assert not list(workplace.directory.glob("runs/store/distill/*/DONE.json"))
 
 
