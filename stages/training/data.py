@@ -104,8 +104,9 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
 def distillation_windows(document: Document, teacher: ByteView, student: ByteView, window_tokens: int) -> list[Window]:
     """Cut one document into aligned windows of at most ``window_tokens`` tokens on either side.
 
-    A chunk longer than a window ends the window before it and is left out. The text after the last common boundary
-    belongs to no window. Leading special tokens that a tokenizer adds by itself are put before each window.
+    A chunk longer than a window ends the window before it and is left out, as is a window without a chunk to score:
+    without a special token before it, a window's first token is context alone, and its chunk with it. The text after
+    the last common boundary belongs to no window. Leading special tokens that a tokenizer adds by itself are put before each window.
     """
     teacher_code, student_code = encode(teacher, document), encode(student, document)
     chunks = align(
@@ -118,14 +119,15 @@ def distillation_windows(document: Document, teacher: ByteView, student: ByteVie
     student_starts = _chunk_starts(chunks.student_chunk, chunks.num_chunks)
     teacher_room = window_tokens - len(teacher.prefix_ids)
     student_room = window_tokens - len(student.prefix_ids)
+    fewest = 1 if teacher.prefix_ids and student.prefix_ids else 2
     windows, first = [], 0
     while first < chunks.num_chunks:
         last = min(
             int(np.searchsorted(teacher_starts, teacher_starts[first] + teacher_room, side="right")) - 1,
             int(np.searchsorted(student_starts, student_starts[first] + student_room, side="right")) - 1,
         )
-        if last <= first:
-            first += 1
+        if last - first < fewest:
+            first = max(last, first + 1)
             continue
         windows.append(
             Window(
