@@ -19,10 +19,10 @@ quickstart: $(STAMP)
 	$(BIN)/pipeline run recipes/quickstart.yaml
 
 test: $(STAMP) check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(STAMP) check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -106,7 +106,8 @@ def distillation_windows(document: Document, teacher: ByteView, student: ByteVie
 
     A chunk longer than a window ends the window before it and is left out, as is a window without a chunk to score:
     without a special token before it, a window's first token is context alone, and its chunk with it. The text after
-    the last common boundary belongs to no window. Leading special tokens that a tokenizer adds by itself are put before each window.
+    the last common boundary belongs to no window. Leading special tokens that a tokenizer adds by itself are put
+    before each window.
     """
     teacher_code, student_code = encode(teacher, document), encode(student, document)
     chunks = align(
