@@ -20,6 +20,7 @@ TINY_STEPS = {
     "stages.stochastok.steps": 3,
     "stages.stochastok.warmup_steps": 1,
     "stages.evaluate.max_documents": 1,
+    "stages.evaluate.window_bytes": 300,
 }
 
 
