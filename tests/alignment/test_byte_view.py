@@ -19,33 +19,13 @@ from tokenizers import (
     pre_tokenizers,
     processors,
 )
-from transformers import PreTrainedTokenizerFast
+from toy_tokenizers import END, HELLO_MERGES, SPACE, byte_level, fast
 
 from alignment.byte_view import ByteView, InexactEncoding
 from alignment.token_codecs import ByteLevelCodec, byte_alphabet
 from alignment.token_table import TokenKind
 
-END = "<|endoftext|>"
-SPACE = "▁"
 SCRIPTS = "Café naïve — 東京タワー Москва 👩‍👩‍👧 e\u0301 \x00\r\n\tdef f(x):\n    return 12345\n  עברית ไทย"
-
-
-def byte_level(
-    *merges: tuple[str, str],
-    pre_tokenizer: pre_tokenizers.PreTokenizer | None = None,
-    normalizer: normalizers.Normalizer | None = None,
-) -> Tokenizer:
-    """Byte-level BPE over all 256 bytes (ids 0 to 255 in the alphabet's order) and the given merges."""
-    entries = [*sorted(byte_alphabet()), *dict.fromkeys(left + right for left, right in merges)]
-    tokenizer = Tokenizer(models.BPE({entry: index for index, entry in enumerate(entries)}, list(merges)))
-    tokenizer.pre_tokenizer = pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    return tokenizer
-
-
-HELLO_MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "hello"), ("Ã", "©")]
 
 
 def sentencepiece() -> Tokenizer:
@@ -117,10 +97,6 @@ def sequence_byte_level() -> Tokenizer:
 def prefix_space_byte_level() -> Tokenizer:
     """RoBERTa's option: a space before every text that does not begin with one."""
     return byte_level(*HELLO_MERGES, pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True))
-
-
-def fast(tokenizer: Tokenizer, **options: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
 
 
 BYTE_LEVEL = {

@@ -7,36 +7,12 @@ from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from toy_tokenizers import END, HELLO_MERGES, SPACE, byte_level, fast
 from transformers import PreTrainedTokenizerFast
 
 from alignment.byte_view import ByteView
 from alignment.token_codecs import UnsupportedTokenizer, byte_alphabet
 from alignment.token_table import TokenKind
-
-END = "<|endoftext|>"
-SPACE = "▁"
-
-
-def byte_level(
-    *merges: tuple[str, str],
-    pre_tokenizer: pre_tokenizers.PreTokenizer | None = None,
-    normalizer: normalizers.Normalizer | None = None,
-) -> Tokenizer:
-    """Byte-level BPE over all 256 bytes (ids 0 to 255 in the alphabet's order) and the given merges."""
-    entries = [*sorted(byte_alphabet()), *dict.fromkeys(left + right for left, right in merges)]
-    tokenizer = Tokenizer(models.BPE({entry: index for index, entry in enumerate(entries)}, list(merges)))
-    tokenizer.pre_tokenizer = pre_tokenizer or pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    return tokenizer
-
-
-HELLO_MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "hello"), ("Ã", "©")]
-
-
-def fast(tokenizer: Tokenizer, **options: str) -> PreTrainedTokenizerFast:
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
 
 
 def test_special_token_known_only_to_the_backend() -> None:

@@ -98,20 +98,23 @@ def _kill_everything(process, directory: Path) -> None:
     process.communicate()
 
 
+def _checkpoints(directory: Path) -> list[Path]:
+    return [marker.parent for marker in directory.glob("runs/store/distill/**/COMPLETE.json")]
+
+
 def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finished, workplace):
     """Also when the newest checkpoint is damaged: then from the one before it, and it says so."""
     place, _ = finished
     changes = {"stages__distill__steps": 40}
     process = workplace.start(workplace.arguments("run", **changes))
     deadline = time.monotonic() + 300
-    while len(complete := list(workplace.directory.glob("runs/store/distill/*/work/ckpt/step-*/COMPLETE.json"))) < 2:
+    while len(_checkpoints(workplace.directory)) < 2:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
     _kill_everything(process, workplace.directory)
     assert not list(workplace.directory.glob("runs/quickstart/stages/distill"))
-    complete = list(workplace.directory.glob("runs/store/distill/*/work/ckpt/step-*/COMPLETE.json"))
-    newest = max((path.parent for path in complete), key=lambda path: int(path.name.removeprefix("step-")))
+    newest = max(_checkpoints(workplace.directory), key=lambda path: int(path.name.removeprefix("step-")))
     (newest / "training.pt").write_bytes(b"damaged")
 
     code, output = workplace.run("run", **changes)
