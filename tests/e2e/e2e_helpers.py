@@ -31,10 +31,10 @@ class Workplace:
     directory: Path
     overrides: dict[str, object]
 
-    def arguments(self, command: str, recipe: Path | str = QUICKSTART, **changes: object) -> list[str]:
+    def arguments(self, command: str, recipe: Path | str = QUICKSTART, *options: str, **changes: object) -> list[str]:
         """The command line; ``changes`` are further overrides, with ``__`` for a dot."""
         values = self.overrides | {name.replace("__", "."): value for name, value in changes.items()}
-        line = [sys.executable, "-m", "pipeline", command, str(recipe)]
+        line = [sys.executable, "-m", "pipeline", command, str(recipe), *options]
         for name, value in values.items():
             line += ["--set", f"{name}={value}"]
         return line
