@@ -69,14 +69,12 @@ def test_mlflow_has_one_parent_and_one_child_a_stage(finished):
     assert "evaluate.distill.bits_per_byte.french" in parents[0].data.metrics
 
 
-def test_a_second_run_is_all_cached_and_quick(finished):
+def test_a_second_run_is_all_cached_and_says_so(finished):
     place, _ = finished
-    started = time.monotonic()
     code, output = place.run("run")
     assert code == 0
     assert "up to date" in output
     assert stages_that_ran(output) == set()
-    assert time.monotonic() - started < 60  # "seconds": nothing was trained, however busy the machine
 
 
 def test_a_changed_parameter_reruns_its_stage_and_what_follows_and_says_why(finished):
