@@ -44,6 +44,9 @@ class Backend(Protocol):
     def weights(self) -> Mapping[str, Tensor] | None:
         """The student's full state dict in the compute type, on rank 0; None elsewhere. Collective."""
 
+    def close(self) -> None:
+        """Leave the other processes; nothing else may be called afterwards."""
+
 
 def _adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameter_groups(model, config), betas=config.betas, fused=True)
@@ -124,6 +127,9 @@ class PlainBackend:
 
     def weights(self) -> Mapping[str, Tensor]:
         return self._student.model.state_dict()
+
+    def close(self) -> None:
+        return
 
 
 class DeepSpeedBackend:
@@ -216,3 +222,7 @@ class DeepSpeedBackend:
                 name: copies.setdefault(tensor.data_ptr(), tensor.detach().cpu().clone())
                 for name, tensor in model.state_dict().items()
             }
+
+    def close(self) -> None:
+        # Left to the interpreter's exit, gloo's running threads abort the process, now and then.
+        torch.distributed.destroy_process_group()

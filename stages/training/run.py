@@ -76,8 +76,11 @@ def train_student(
         _check_widths(teacher, student, layers)
     backend = _backend(ctx, student, config, micro_batch, accumulation)
     stepper = Stepper(backend, build_objectives(losses), teacher, balanced)
-    Trainer(ctx, config, stream, backend, stepper, device, micro_batch).run()
-    _export(ctx, backend, student)
+    try:
+        Trainer(ctx, config, stream, backend, stepper, device, micro_batch).run()
+        _export(ctx, backend, student)
+    finally:
+        backend.close()
 
 
 def _split_batch(ctx: StageContext, config: TrainingConfig) -> tuple[int, int]:
