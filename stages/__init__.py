@@ -8,7 +8,7 @@ import importlib
 STAGES: dict[str, str] = {
     "source-model": "stages.sources:ModelSource",
     "source-tokenizer": "stages.sources:TokenizerSource",
-    "source-documents": "stages.sources:DocumentsSource",
+    "source-documents": "stages.document_source:DocumentsSource",
     "align": "stages.align:Align",
     "init": "stages.init:Init",
     "distill": "stages.distill:Distill",

@@ -103,7 +103,8 @@ class ModelArtifact(Artifact):
 
 
 class DocumentsArtifact(Artifact):
-    """``documents.jsonl``: one ``{"id", "domain", "weight", "text"}`` a line; ``manifest.json``: counts per domain."""
+    """``documents.jsonl``: one ``{"id", "domain", "weight"}`` with a ``text``, or with ``messages`` (and ``tools``), a
+    line; ``manifest.json``: counts per domain."""
 
     kind = "documents"
     required = ("documents.jsonl", "manifest.json")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from stages.digests import list_files
 
@@ -40,11 +41,47 @@ def read_documents(path: Path, *, field: str, limit: int | None) -> Iterator[str
     if path.suffix.lower() != ".jsonl":
         yield from _read_text(path, limit)
         return
+    for place, record in read_records(path):
+        text = _text_of(place, record, field)
+        yield from (text,) if limit is None else split_text(text, limit)
+
+
+def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a ``.jsonl`` file, each with its place (``file:line``) for messages; empty lines are skipped.
+
+    Raises:
+        DocumentProblem: a line is not UTF-8, not JSON or not an object.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                text = _text_of_line(f"{path}:{number}", line, field)
-                yield from (text,) if limit is None else split_text(text, limit)
+                place = f"{path}:{number}"
+                yield place, _record_of(place, line)
+
+
+def field_of(place: str, record: dict[str, Any], field: str) -> Any:
+    """One field of a record.
+
+    Raises:
+        DocumentProblem: the record has no such field.
+    """
+    if field not in record:
+        raise DocumentProblem(
+            f"{place}: no field {field!r}; the line holds {', '.join(map(repr, record)) or 'nothing'}"
+        )
+    return record[field]
+
+
+def check_text(place: str, text: str) -> None:
+    """Refuse what UTF-8 cannot hold.
+
+    Raises:
+        DocumentProblem: the text holds half of a surrogate pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DocumentProblem(f"{place} has a lone surrogate at character {error.start}") from None
 
 
 def split_text(text: str, limit: int) -> Iterator[str]:
@@ -98,21 +135,23 @@ def _decode(path: Path, data: bytes, offset: int) -> str:
         ) from None
 
 
-def _text_of_line(place: str, line: bytes, field: str) -> str:
+def _record_of(place: str, line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except UnicodeDecodeError as error:
         raise DocumentProblem(f"{place}: not UTF-8: byte {error.start} of the line") from None
     except json.JSONDecodeError as error:
         raise DocumentProblem(f"{place}: not JSON: {error}") from None
-    if not isinstance(record, dict) or field not in record:
-        keys = ", ".join(map(repr, record)) if isinstance(record, dict) else f"a {type(record).__name__}"
-        raise DocumentProblem(f"{place}: no field {field!r}; the line holds {keys or 'nothing'}")
-    text = record[field]
+    if not isinstance(record, dict):
+        raise DocumentProblem(
+            f"{place}: expected an object with named fields; the line holds a {type(record).__name__}"
+        )
+    return record
+
+
+def _text_of(place: str, record: dict[str, Any], field: str) -> str:
+    text = field_of(place, record, field)
     if not isinstance(text, str) or not text:
         raise DocumentProblem(f"{place}: field {field!r} holds no text")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DocumentProblem(f"{place}: field {field!r} has a lone surrogate at character {error.start}") from None
+    check_text(f"{place}: field {field!r}", text)
     return text

@@ -1,23 +1,19 @@
-"""What a recipe takes from outside: a model, a tokenizer, documents. Pinned by content, converted once."""
+"""The models and tokenizers that a recipe takes from outside. Pinned by content, converted once."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from stages.artifacts import DocumentsArtifact, ModelArtifact, TokenizerArtifact
+from stages.artifacts import ModelArtifact, TokenizerArtifact
 from stages.conversion.errors import ConversionError
 from stages.conversion.patterns import resolve_pattern
-from stages.documents import DocumentProblem, read_documents
 from stages.references import ReferenceProblem, parse
-from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted, reference
+from stages.stage import Input, StageConfig, StageContext, StageError, reference
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors", "pytorch_model*.bin")
@@ -135,98 +131,6 @@ class TokenizerSource:
             _write_tokenizer(config.tokenizer, ctx.out)
 
 
-class DocumentSet(StageConfig):
-    """Documents of one domain."""
-
-    path: str = reference()
-    """A .jsonl file (a document a line), any other text file (one document), or a directory of such files."""
-    name: str = Field("", min_length=1, pattern=r"^[^/]+$")
-    """The domain; the path's last part without its suffix unless given."""
-    weight: float = Field(1.0, gt=0)
-    """How often the domain is drawn, relative to the others."""
-    text: str = "text"
-    """The field of a JSON line that holds the text."""
-    max_documents: int | None = Field(None, ge=1)
-    """Take only so many documents, from the start."""
-    document_bytes: int | None = Field(None, ge=64)
-    """Split documents, at blank lines where possible, into pieces of at most so many bytes."""
-
-    # A key holds the content of ``path`` and not its spelling, so the name must be settled here.
-    @model_validator(mode="before")
-    @classmethod
-    def _name_after_path(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("name") is None and isinstance(value.get("path"), str):
-            return {**value, "name": PurePosixPath(value["path"]).stem}
-        return value
-
-
-class DocumentsSourceConfig(StageConfig):
-    """Which documents."""
-
-    documents: tuple[DocumentSet, ...] = Field(min_length=1)
-    """The sets; each is a domain of its own."""
-
-    @field_validator("documents")
-    @classmethod
-    def _one_set_a_domain(cls, value: tuple[DocumentSet, ...]) -> tuple[DocumentSet, ...]:
-        names = [item.name for item in value]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"several sets are called {', '.join(repeated)}; give each its own 'name'")
-        return value
-
-
-class DocumentsSource:
-    """Brings documents into the store as one JSON lines file."""
-
-    VERSION = 1
-    Config = DocumentsSourceConfig
-    inputs: dict[str, Input] = {}
-    output = DocumentsArtifact
-
-    def run(self, ctx: StageContext) -> None:
-        """Write ``documents.jsonl`` and ``manifest.json`` into ``ctx.out``.
-
-        Raises:
-            StageError: a set cannot be had, read or holds no documents.
-            StageInterrupted: the stage was asked to stop.
-        """
-        domains = {}
-        with (ctx.out / "documents.jsonl").open("w", encoding="utf-8", newline="\n") as file, _as_stage_error():
-            for documents in ctx.config.documents:
-                domains[documents.name] = _write_domain(documents, file, ctx)
-        with (ctx.out / "documents.jsonl").open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        manifest = {
-            "documents": sum(domain["documents"] for domain in domains.values()),
-            "bytes": sum(domain["bytes"] for domain in domains.values()),
-            "domains": domains,
-            "sha256": digest,
-        }
-        (ctx.out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_domain(documents: DocumentSet, file: Any, ctx: StageContext) -> dict[str, float]:
-    path = parse(documents.path, Path.cwd()).locate()
-    texts = read_documents(path, field=documents.text, limit=documents.document_bytes)
-    count = size = 0
-    for text in itertools.islice(texts, documents.max_documents):
-        if ctx.should_stop():
-            raise StageInterrupted
-        record = {
-            "id": f"{documents.name}/{count}",
-            "domain": documents.name,
-            "weight": documents.weight,
-            "text": text,
-        }
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        count, size = count + 1, size + len(text.encode("utf-8"))
-    if count == 0:
-        raise StageError(f"{path}: holds no documents")
-    ctx.progress(f"{documents.name}: {count:,} documents, {size:,} bytes from {path}")
-    return {"documents": count, "bytes": size, "weight": documents.weight}
-
-
 def _write_tokenizer(spec: TokenizerSpec, directory: Path) -> Any:
     from stages.conversion.tokenizer import write_tokenizer
 
@@ -244,5 +148,5 @@ def _as_stage_error() -> Iterator[None]:
     """Show what the user can act on without a traceback."""
     try:
         yield
-    except (ConversionError, DocumentProblem, ReferenceProblem) as error:
+    except (ConversionError, ReferenceProblem) as error:
         raise StageError(str(error)) from None

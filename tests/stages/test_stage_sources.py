@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +11,8 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.sources import DocumentsSource, ModelSource, TokenizerSource
-from stages.stage import StageContext, StageError, StageInterrupted
+from stages.sources import ModelSource, TokenizerSource
+from stages.stage import StageContext, StageError
 
 MakeModel = Callable[..., Path]
 PARAGRAPH = (
@@ -179,52 +177,6 @@ def test_a_tokenizer_without_an_end_is_refused(
 def test_a_tokenizer_that_cannot_be_right_is_refused_before_anything_runs(options: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TokenizerSource.Config(tokenizer=options)
-
-
-def test_documents_are_written_with_stable_ids_and_counted(tmp_path: Path) -> None:
-    (tmp_path / "train.v1.jsonl").write_text('{"text": "one"}\n{"text": "çedilla\\n"}\n{"text": "left out"}\n')
-    (tmp_path / "novel").mkdir()
-    (tmp_path / "novel" / "a.txt").write_text("x" * 100)
-    out = run(
-        DocumentsSource,
-        tmp_path,
-        documents=[
-            {"path": str(tmp_path / "train.v1.jsonl"), "max_documents": 2},
-            {"path": str(tmp_path / "novel"), "name": "book", "weight": 0.5, "document_bytes": 64},
-        ],
-    )
-    lines = (out / "documents.jsonl").read_bytes().splitlines()
-    assert [json.loads(line) for line in lines] == [
-        {"id": "train.v1/0", "domain": "train.v1", "weight": 1.0, "text": "one"},
-        {"id": "train.v1/1", "domain": "train.v1", "weight": 1.0, "text": "çedilla\n"},
-        {"id": "book/0", "domain": "book", "weight": 0.5, "text": "x" * 64},
-        {"id": "book/1", "domain": "book", "weight": 0.5, "text": "x" * 36},
-    ]
-    assert json.loads((out / "manifest.json").read_text()) == {
-        "documents": 4,
-        "bytes": 3 + 9 + 100,
-        "domains": {
-            "train.v1": {"documents": 2, "bytes": 12, "weight": 1.0},
-            "book": {"documents": 2, "bytes": 100, "weight": 0.5},
-        },
-        "sha256": hashlib.sha256((out / "documents.jsonl").read_bytes()).hexdigest(),
-    }
-
-
-def test_sets_without_documents_or_under_one_name_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(StageError, match="empty: holds no documents"):
-        run(DocumentsSource, tmp_path, documents=[{"path": str(tmp_path / "empty")}])
-    with pytest.raises(ValidationError, match="several sets are called x; give each its own 'name'"):
-        DocumentsSource.Config(documents=[{"path": "a/x.txt"}, {"path": "b/x.jsonl"}])
-
-
-def test_reading_documents_stops_when_asked(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("text")
-    config = DocumentsSource.Config(documents=[{"path": str(tmp_path / "x.txt")}])
-    ctx = StageContext(config=config, inputs={}, work=tmp_path, out=tmp_path, should_stop=lambda: True)
-    with pytest.raises(StageInterrupted):
-        DocumentsSource().run(ctx)
 
 
 @pytest.mark.demo

@@ -1,0 +1,65 @@
+"""Conversations out of JSON lines: messages with roles, as chat templates take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.digests import list_files
+from stages.documents import DocumentProblem, check_text, field_of, read_records
+
+Conversation = dict[str, Any]
+"""``{"messages": [{"role", "content", ...}, ...]}``, and ``"tools"`` if the line has some."""
+
+TOOLS = "tools"
+
+
+def read_conversations(path: Path, *, field: str) -> Iterator[Conversation]:
+    """The conversations of a ``.jsonl`` file, or of all such files of a directory, in the order of their names.
+
+    Roles are not checked against a list: which ones are understood is for each model's template to say.
+
+    Args:
+        path: file or directory.
+        field: the key of a JSON line that holds the messages; ``tools`` beside it is read as well.
+
+    Raises:
+        DocumentProblem: a file is no ``.jsonl`` file, or a line holds no proper conversation.
+    """
+    if path.is_dir():
+        for file in list_files(path):
+            if file.stat().st_size:
+                yield from read_conversations(file, field=field)
+        return
+    if path.suffix.lower() != ".jsonl":
+        raise DocumentProblem(f"{path}: conversations are read from .jsonl files, one a line")
+    for place, record in read_records(path):
+        messages = field_of(place, record, field)
+        if not isinstance(messages, list) or not messages:
+            raise DocumentProblem(f"{place}: field {field!r} holds no list of messages")
+        for number, message in enumerate(messages, start=1):
+            _check_message(f"{place}: message {number}", message)
+        conversation: Conversation = {"messages": messages}
+        if record.get(TOOLS):
+            conversation[TOOLS] = record[TOOLS]
+        yield conversation
+
+
+def content_bytes(conversation: Conversation) -> int:
+    """UTF-8 bytes of the contents of all messages."""
+    return sum(len((message.get("content") or "").encode()) for message in conversation["messages"])
+
+
+def _check_message(place: str, message: Any) -> None:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise DocumentProblem(f"{place}: expected an object with a 'role' and a 'content'")
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return
+    if not isinstance(content, str):
+        raise DocumentProblem(
+            f"{place} ({message['role']}): 'content' must be text, found {type(content).__name__}; only a message with "
+            "'tool_calls' may have none"
+        )
+    check_text(f"{place} ({message['role']}): its content", content)
