@@ -1,34 +1,39 @@
-"""A tokenizer seen as bytes: every token is an exact byte string, every encoding a list of byte offsets."""
+"""A tokenizer seen as bytes: every token is a byte string, every encoding a list of byte offsets."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from alignment import token_table
-from alignment.token_codecs import UnsupportedTokenizer, components
-from alignment.token_table import TokenKind, TokenTable
+from alignment import digits, token_table
+from alignment.backends import Backend, Tokenized
+from alignment.byte_pool import BytePool
+from alignment.digits import DigitScheme
+from alignment.encoding import Encoding
+from alignment.offsets import common_prefix, locate, spans_around_difference
+from alignment.token_codecs import UnsupportedTokenizer
+from alignment.token_table import TokenKind
+from alignment.tokenizer_facts import TokenizerFacts, facts_of, load_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
-DigitScheme = Literal["single", "up_to_3_left", "up_to_3_right", "free", "none"]
+__all__ = ["ByteView", "DigitScheme", "Encoding", "InexactEncoding"]
 
 _BOUNDARY_BYTES = (b" ", b"\t", b"\n")
+_BLOCK_TEXTS = 128  # what `tokenizers` keeps of each text is many times its size
 _SNIPPET_BYTES = 16
-_DIGITS = "31415926535897932384626433832795028841971693993751058209749445923078164062862089986280"
+_SPACE = 0x20
 
 
 class InexactEncoding(ValueError):
-    """The tokens of a text do not spell the text's bytes, so offsets into it would be wrong.
+    """The tokens of a text do not spell the text's bytes.
 
     Attributes:
         offset: the first byte of the text that the tokens do not reproduce.
@@ -39,23 +44,8 @@ class InexactEncoding(ValueError):
         self.offset = offset
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """One tokenized text.
-
-    Attributes:
-        ids: int32 [T].
-        byte_ends: int64 [T], the offset of each token's end in the text's UTF-8 bytes; never decreases.
-        special: bool [T], tokens that stand for no byte of the text.
-    """
-
-    ids: np.ndarray
-    byte_ends: np.ndarray
-    special: np.ndarray
-
-
 class ByteView:
-    """The vocabulary of a tokenizer as byte strings, and its encodings with exact byte offsets.
+    """The vocabulary of a tokenizer as byte strings, and its encodings with byte offsets into the original text.
 
     Attributes:
         name: what to call the tokenizer in messages.
@@ -64,72 +54,56 @@ class ByteView:
         byte_lengths: int32 [V]; 0 for special tokens and missing ids.
         special_tokens: id -> string of every special token.
         prefix_ids: special ids that the tokenizer itself puts before a text, such as ``[<bos>]``.
+        inexact_reasons: why not every text is spelled exactly by its tokens, one sentence each; empty if every one is.
         fingerprint: sha256 of everything that changes ids or bytes.
     """
 
-    def __init__(
-        self,
-        table: TokenTable,
-        *,
-        name: str,
-        fingerprint: str,
-        tokenizer: Tokenizer | None = None,
-        prefix_ids: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, facts: TokenizerFacts, *, name: str) -> None:
+        table = facts.table
         self.name = name
         self.vocab_size = len(table.token_bytes)
         self.kinds = table.kinds
         self.special_tokens = table.special_tokens
-        self.prefix_ids = list(prefix_ids)
-        self.fingerprint = fingerprint
-        self._token_bytes = table.token_bytes
-        self._text_bytes = [token or b"" for token in table.token_bytes]
-        self.byte_lengths = np.array([len(token) for token in self._text_bytes], dtype=np.int32)
-        self._tokenizer = tokenizer
+        self.prefix_ids = list(facts.prefix_ids)
+        self.inexact_reasons = facts.inexact_reasons
+        self.fingerprint = facts.fingerprint
+        self._facts = facts
+        self._text = BytePool([token or b"" for token in table.token_bytes])
+        self.byte_lengths = self._text.lengths
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: PreTrainedTokenizerFast | str | Path) -> ByteView:
+    def from_tokenizer(
+        cls, tokenizer: PreTrainedTokenizerBase | str | Path, *, trust_remote_code: bool = False
+    ) -> ByteView:
         """The byte view of a Hugging Face tokenizer, given as an object, a directory or a hub id.
 
         The object is left as it is. A token is special if the tokenizer's ``added_tokens_decoder``, its
-        ``all_special_ids`` or its backend says so; any other added token is literal text.
+        ``all_special_ids`` or its backend says so, or if it is what the model gives for unknown characters; any other
+        added token is literal text.
+
+        Args:
+            trust_remote_code: run Python code that comes with a tokenizer given by its place.
 
         Raises:
-            UnsupportedTokenizer: the bytes of its tokens cannot be derived from its pipeline.
+            UnsupportedTokenizer: the bytes of its tokens cannot be derived, or it needs code that is not trusted.
         """
         if isinstance(tokenizer, str | Path):
-            from transformers import AutoTokenizer
-
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            tokenizer = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
         name = str(tokenizer.name_or_path or type(tokenizer).__name__)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise UnsupportedTokenizer(
-                f"tokenizer {name!r}: {type(tokenizer).__name__} has no `tokenizers` backend. "
-                "Convert it to a fast tokenizer (a directory with a tokenizer.json) first."
-            )
-        pipeline = json.loads(backend.to_str())
-        special_ids = token_table.find_special_ids(tokenizer, pipeline)
-        prefix_ids = token_table.find_prefix_ids(tokenizer, name)
-        return cls(
-            token_table.read_table(pipeline, special_ids, name),
-            name=name,
-            fingerprint=token_table.fingerprint(pipeline, special_ids, prefix_ids),
-            tokenizer=token_table.text_only_tokenizer(pipeline, special_ids),
-            prefix_ids=prefix_ids,
-        )
+        return cls(facts_of(tokenizer, name), name=name)
 
     @classmethod
     def from_token_bytes(cls, token_bytes: Sequence[bytes | None]) -> ByteView:
         """A vocabulary without a tokenizer, which cannot encode. None stands for a special token."""
         listing = json.dumps([None if token is None else token.hex() for token in token_bytes])
         fingerprint = hashlib.sha256(listing.encode()).hexdigest()
-        return cls(token_table.toy_table(token_bytes), name="token bytes", fingerprint=fingerprint)
+        facts = TokenizerFacts(token_table.toy_table(token_bytes), backend=None, fingerprint=fingerprint)
+        return cls(facts, name="token bytes")
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if self._tokenizer is not None:
-            self._tokenizer.encode_special_tokens = True  # `tokenizers` does not pickle this switch
+    @property
+    def exact(self) -> bool:
+        """Whether every text is spelled exactly by its tokens, but for a space that they may put in front of it."""
+        return not self.inexact_reasons
 
     def token_bytes(self, token_id: int) -> bytes | None:
         """The bytes of a token; None for a special token and for an id that the tokenizer does not have.
@@ -139,7 +113,7 @@ class ByteView:
         """
         if not 0 <= token_id < self.vocab_size:
             raise IndexError(f"token id {token_id} is outside [0, {self.vocab_size}) of tokenizer {self.name!r}")
-        return self._token_bytes[token_id]
+        return self._facts.table.token_bytes[token_id]
 
     @property
     def missing_ids(self) -> np.ndarray:
@@ -148,29 +122,59 @@ class ByteView:
 
     def boundary_mask(self) -> np.ndarray:
         """bool [V]: special tokens, and tokens whose first byte is a space, a tab or a newline (alm.md §1.6)."""
-        starts = [token.startswith(_BOUNDARY_BYTES) for token in self._text_bytes]
+        starts = [token is not None and token.startswith(_BOUNDARY_BYTES) for token in self._facts.table.token_bytes]
         return np.array(starts, dtype=bool) | (self.kinds == TokenKind.SPECIAL)
 
-    def encode(self, text: str) -> Encoding:
+    def encode(self, text: str, *, exact: bool = True) -> Encoding:
         """Tokenize a text, all of which is text, and locate every token in its UTF-8 bytes.
 
         No special token is added, and the string of a special token inside the text is tokenized like any
         other text. A space that the tokenizer puts before the text is no byte of it: the first token then ends
         one byte earlier than its length says.
 
-        Raises:
-            InexactEncoding: the tokens do not spell the text, as when a normaliser rewrote it.
-        """
-        return self._locate(text, self._backend().encode(text, add_special_tokens=False).ids)
+        Args:
+            exact: raise an error if the tokens do not spell the text; otherwise mark those that do not.
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoding]:
+        Raises:
+            InexactEncoding: the tokens do not spell the text, as when a normaliser rewrote it (only if ``exact``); or
+                the text has lone surrogates and thus no bytes.
+        """
+        return self.encode_batch([text], exact=exact)[0]
+
+    def encode_batch(self, texts: Sequence[str], *, exact: bool = True) -> list[Encoding]:
         """``encode`` for many texts at once, in parallel.
 
         Raises:
-            InexactEncoding: the tokens of a text do not spell it; reports the first such text.
+            InexactEncoding: as for ``encode``; reports the first such text.
         """
-        encodings = self._backend().encode_batch_fast(list(texts), add_special_tokens=False)
-        return [self._locate(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+        return [
+            encoding
+            for start in range(0, len(texts), _BLOCK_TEXTS)
+            for encoding in self._encode_block(texts[start : start + _BLOCK_TEXTS], exact)
+        ]
+
+    def encode_rendered(self, text: str) -> Encoding:
+        """Tokenize a rendered chat template as the model sees it: the string of a special token is that token.
+
+        Nothing is added. Unlike in ``encode``, special tokens span the bytes of their own strings, with the white
+        space that they swallow. Where the tokens do not spell the text they are marked.
+
+        Raises:
+            InexactEncoding: the text has lone surrogates and thus no bytes.
+        """
+        data = self._utf8(text)
+        (tokenized,) = self._backend().tokenize([text], rendered=True)
+        ids = tokenized.ids
+        encoding = self._spelled(data, ids, self._markup) or self._located(text, tokenized, self._markup)
+        special = self._stands_for_markup(encoding, data.tobytes())
+        return Encoding(
+            ids,
+            encoding.byte_ends,
+            special,
+            boundary=encoding.boundary | special,
+            verbatim=encoding.verbatim | special,
+            text_bytes=len(data),
+        )
 
     @cached_property
     def digit_scheme(self) -> DigitScheme:
@@ -179,66 +183,97 @@ class ByteView:
         ``single``: at every digit. ``up_to_3_left`` and ``up_to_3_right``: into threes counted from that end.
         ``free``: as the merges have it. ``none``: the tokenizer cannot encode digits exactly.
         """
-        if self._tokenizer is None:
+        if self._facts.backend is None:
             return "none"
-        probes = [digits for length in range(2, 11) for digits in _digit_strings(length)]
+        numbers = digits.probes()
         try:
-            encodings = self.encode_batch(probes)
+            encodings = self.encode_batch(numbers)
         except InexactEncoding:
             return "none"
-        cuts = [set(encoding.byte_ends.tolist()) for encoding in encodings]
-        lengths = [len(digits) for digits in probes]
-        forced_cuts: dict[DigitScheme, list[Iterable[int]]] = {
-            "single": [range(1, length) for length in lengths],
-            "up_to_3_left": [range(3, length, 3) for length in lengths],
-            "up_to_3_right": [range(length - 3, 0, -3) for length in lengths],
-        }
-        for scheme, forced in forced_cuts.items():
-            if all(found.issuperset(required) for found, required in zip(cuts, forced, strict=True)):
-                return scheme
-        return "free"
+        return digits.scheme_of(numbers, [encoding.byte_ends for encoding in encodings])
 
-    def _backend(self) -> Tokenizer:
-        if self._tokenizer is None:
+    def _backend(self) -> Backend:
+        if self._facts.backend is None:
             raise UnsupportedTokenizer(f"{self.name!r} was built from token bytes alone and cannot encode text")
-        return self._tokenizer
+        return self._facts.backend
 
-    def _locate(self, text: str, token_ids: list[int]) -> Encoding:
-        expected = text.encode()
-        spelled = b"".join([self._text_bytes[token_id] for token_id in token_ids])
-        invented_bytes = 0
-        if spelled != expected:
-            if spelled != b" " + expected:
-                raise self._inexact(expected, spelled, token_ids)
-            invented_bytes = 1
-        ids = np.array(token_ids, dtype=np.int32)
-        byte_ends = np.cumsum(self.byte_lengths[ids], dtype=np.int64) - invented_bytes
-        return Encoding(ids, byte_ends, self.kinds[ids] == TokenKind.SPECIAL)
+    def _encode_block(self, texts: Sequence[str], exact: bool) -> list[Encoding]:
+        documents = [self._utf8(text) for text in texts]
+        encodings = []
+        for text, data, tokenized in zip(texts, documents, self._backend().tokenize(texts), strict=True):
+            encoding = self._spelled(data, tokenized.ids, self._text) or self._located(text, tokenized, self._text)
+            if exact and not encoding.exact:
+                raise self._inexact(data, encoding)
+            encodings.append(encoding)
+        return encodings
 
-    def _inexact(self, expected: bytes, spelled: bytes, token_ids: list[int]) -> InexactEncoding:
-        shorter = min(len(expected), len(spelled))
-        differs = np.frombuffer(expected[:shorter], np.uint8) != np.frombuffer(spelled[:shorter], np.uint8)
-        offset = int(np.argmax(differs)) if differs.any() else shorter
-        special = sorted({self.special_tokens[token] for token in token_ids if token in self.special_tokens})
-        cause = (
-            f"it gave the special tokens {special} for ordinary text"
-            if special
-            else f"its normalizers {self._normalizers} or its pre-tokenizer rewrote the text"
-        )
+    @cached_property
+    def _markup(self) -> BytePool:
+        """The bytes of all tokens where special ones are spelled by their strings."""
+        token_bytes = [token or b"" for token in self._facts.table.token_bytes]
+        for index, string in self.special_tokens.items():
+            token_bytes[index] = string.encode()
+        return BytePool(token_bytes)
+
+    def _utf8(self, text: str) -> np.ndarray:
+        try:
+            return np.frombuffer(text.encode(), np.uint8)
+        except UnicodeEncodeError as error:
+            raise InexactEncoding(
+                f"tokenizer {self.name!r} cannot encode the text: character {error.start} is the lone surrogate "
+                f"U+{ord(text[error.start]):04X}, which has no UTF-8 bytes. Repair or leave out the text.",
+                len(text[: error.start].encode()),
+            ) from None
+
+    def _spelled(self, data: np.ndarray, ids: np.ndarray, pool: BytePool) -> Encoding | None:
+        """The encoding of tokens that spell the text or the text with a space in front; None if they do not."""
+        byte_ends = np.cumsum(pool.lengths[ids], dtype=np.int64)
+        invented_bytes = (int(byte_ends[-1]) if byte_ends.size else 0) - len(data)
+        if invented_bytes not in (0, 1):
+            return None
+        spelled = pool.spell(ids)
+        if (invented_bytes and spelled[0] != _SPACE) or not np.array_equal(spelled[invented_bytes:], data):
+            return None
+        everywhere = np.ones(len(ids), dtype=bool)
+        special = self.kinds[ids] == TokenKind.SPECIAL
+        return Encoding(ids, byte_ends - invented_bytes, special, everywhere, everywhere, len(data))
+
+    def _located(self, text: str, tokenized: Tokenized, pool: BytePool) -> Encoding:
+        """The encoding of tokens that do not spell the text, from the characters they were made from."""
+        ids = tokenized.ids
+        lengths, spelled = pool.lengths[ids], pool.spell(ids)
+        spans = tokenized.spans() or spans_around_difference(text, spelled, lengths, self._facts.space_rule)
+        place = locate(text, spans, spelled, lengths, self._facts.space_rule)
+        no_bytes = np.diff(place.byte_ends, prepend=0) == 0
+        special = (self.kinds[ids] == TokenKind.SPECIAL) & no_bytes & place.boundary
+        return Encoding(ids, place.byte_ends, special, place.boundary, place.verbatim, len(text.encode()))
+
+    def _stands_for_markup(self, encoding: Encoding, data: bytes) -> np.ndarray:
+        """bool [T]: special tokens located at their own string, with white space around it where they swallow that.
+
+        Others are no markup: ``<unk>`` where it stands for an unknown text, and tokens whose place is not known.
+        """
+        special = self.kinds[encoding.ids] == TokenKind.SPECIAL
+        edges = np.append(0, encoding.byte_ends)
+        for token in np.flatnonzero(special & ~encoding.verbatim).tolist():
+            span = data[edges[token] : edges[token + 1]].decode(errors="replace")
+            special[token] = span.strip() == self.special_tokens[int(encoding.ids[token])].strip()
+        return special
+
+    def _inexact(self, data: np.ndarray, encoding: Encoding) -> InexactEncoding:
+        ids = encoding.ids
+        first = len(ids) if encoding.verbatim.all() else int(np.argmin(encoding.verbatim))
+        start = int(encoding.byte_ends[first - 1]) if first else 0
+        tokens = self._text.spell(ids[first:])
+        same = common_prefix(data[start:], tokens)
+        offset = start + same
+        special = sorted({self.special_tokens[token] for token in ids.tolist() if token in self.special_tokens})
+        causes = [f"it gave the special tokens {special} for ordinary text"] if special else []
+        causes += self.inexact_reasons or (["its pipeline rewrote the text"] if not special else [])
         message = (
-            f"tokenizer {self.name!r} does not reproduce the text from byte {offset} of {len(expected)} on: "
-            f"the text has {expected[offset : offset + _SNIPPET_BYTES]!r}, the tokens spell "
-            f"{spelled[offset : offset + _SNIPPET_BYTES]!r}; {cause}. "
+            f"tokenizer {self.name!r} does not reproduce the text from byte {offset} of {len(data)} on: "
+            f"the text has {data[offset : offset + _SNIPPET_BYTES].tobytes()!r}, the tokens spell "
+            f"{tokens[same : same + _SNIPPET_BYTES].tobytes()!r} (possible causes: {'; '.join(causes)}). "
             "Normalise the text in the same way beforehand, or leave it out."
         )
         return InexactEncoding(message, offset)
-
-    @cached_property
-    def _normalizers(self) -> list[str]:
-        return [part["type"] for part in components(json.loads(self._backend().to_str()), "normalizer")]
-
-
-def _digit_strings(length: int) -> list[str]:
-    """Digit strings of one length: irregular ones, and the round and repeated ones that free merges join."""
-    irregular = [_DIGITS[start : start + length] for start in range(0, len(_DIGITS) - length, 3)]
-    return ["1" + "0" * (length - 1), "0" * length, "9" * length, *irregular]

@@ -1,36 +1,26 @@
-"""How the text of a vocabulary entry stands for bytes: one small codec for each family of decoders.
+"""How the text of a vocabulary entry stands for bytes, read from the side of the pipeline that encodes.
 
-A codec is chosen from the tokenizer's own pipeline (the content of its ``tokenizer.json``), never from a
-model's name. A new family is a new codec and one more case in ``codec_for``.
+A tokenizer turns text into entries by its normalizers, its pre-tokenizers and its model; the codec undoes the steps
+that only respell (byte alphabets, space marks, subword affixes). It is chosen from the tokenizer's own pipeline (the
+content of its ``tokenizer.json``), never from a model's name. Steps that lose something (case, Unicode forms) cannot
+be undone; whoever encodes a text compares the bytes and finds out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+from tokenizers import Tokenizer
 
 _CHILDREN = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}
-_BYTE_LEVEL_DECODERS = {"ByteLevel", "Fuse"}
-_SENTENCEPIECE_DECODERS = {"Replace", "Metaspace", "ByteFallback", "Fuse", "Strip"}
 _BYTE_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class UnsupportedTokenizer(ValueError):
-    """The tokenizer is of a kind whose tokens cannot be turned into exact bytes."""
-
-
-class TokenCodec(Protocol):
-    """Turns the text of one vocabulary entry into the bytes it stands for."""
-
-    def to_bytes(self, token: str) -> bytes:
-        """The exact bytes of a vocabulary entry."""
-        ...
-
-    def is_byte_fallback(self, token: str) -> bool:
-        """Whether the entry is a single byte that is used only where no other entry fits."""
-        ...
+    """The tokenizer is of a kind whose tokens cannot be turned into bytes."""
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -48,42 +38,49 @@ _ALPHABET = byte_alphabet()
 
 
 @dataclass(frozen=True)
-class ByteLevelCodec:
-    """Byte-level BPE: each character of an entry is one byte."""
+class TokenCodec:
+    """Turns the text of one vocabulary entry into the bytes it stands for.
+
+    Attributes:
+        byte_level: each character of an entry is one byte, in GPT-2's alphabet.
+        byte_fallback: an entry ``<0xNN>`` is a byte.
+        space_marks: strings that stand for a space, such as ``▁``.
+        continuation: what an entry begins with if it continues a word, such as ``##``.
+        word_end: what an entry ends with if it ends a word, such as ``</w>``.
+        opens_words: entries that do not begin with ``continuation`` begin a word, and the space before it is theirs.
+        standalone: first characters of entries that are words of their own with or without a space before them
+            (punctuation, Chinese characters): there the space is not theirs.
+    """
+
+    byte_level: bool = False
+    byte_fallback: bool = False
+    space_marks: tuple[str, ...] = ()
+    continuation: str = ""
+    word_end: str = ""
+    opens_words: bool = False
+    standalone: frozenset[str] = frozenset()
 
     def to_bytes(self, token: str) -> bytes:
-        """Undo the alphabet. Like the library's decoder, take an entry with a foreign character literally."""
+        """The bytes of a vocabulary entry. A byte-level entry with a foreign character is taken literally."""
+        if self.byte_fallback and (match := _BYTE_FALLBACK.fullmatch(token)):
+            return bytes([int(match[1], 16)])
+        continues = bool(self.continuation) and token.startswith(self.continuation)
+        token = token.removesuffix(self.word_end)
+        token = token.removeprefix(self.continuation)
+        opens_word = self.opens_words and not continues and token[:1] not in self.standalone
+        for mark in self.space_marks:
+            token = token.replace(mark, " ")
+        return b" " * opens_word + (self._alphabet_bytes(token) if self.byte_level else token.encode())
+
+    def is_byte_fallback(self, token: str) -> bool:
+        """Whether the entry is a single byte that is used only where no other entry fits."""
+        return self.byte_fallback and _BYTE_FALLBACK.fullmatch(token) is not None
+
+    def _alphabet_bytes(self, token: str) -> bytes:
         try:
             return bytes([_ALPHABET[character] for character in token])
         except KeyError:
             return token.encode()
-
-    def is_byte_fallback(self, token: str) -> bool:
-        """Never: every byte is an ordinary entry."""
-        return False
-
-
-@dataclass(frozen=True)
-class SentencePieceCodec:
-    """SentencePiece with byte fallback: ``<0xNN>`` is a byte, other pieces are text with replaced spaces.
-
-    Attributes:
-        replacements: (pattern, content) pairs that the decoder applies in turn, such as ``("▁", " ")``.
-    """
-
-    replacements: tuple[tuple[str, str], ...]
-
-    def to_bytes(self, token: str) -> bytes:
-        """The byte of a fallback piece, or the UTF-8 bytes of the piece with its spaces restored."""
-        if match := _BYTE_FALLBACK.fullmatch(token):
-            return bytes([int(match[1], 16)])
-        for pattern, content in self.replacements:
-            token = token.replace(pattern, content)
-        return token.encode()
-
-    def is_byte_fallback(self, token: str) -> bool:
-        """Whether the piece is written ``<0xNN>``."""
-        return _BYTE_FALLBACK.fullmatch(token) is not None
 
 
 def components(pipeline: Mapping[str, Any], section: str) -> list[Mapping[str, Any]]:
@@ -99,42 +96,64 @@ def components(pipeline: Mapping[str, Any], section: str) -> list[Mapping[str, A
     return flatten(pipeline[section])
 
 
-def codec_for(pipeline: Mapping[str, Any], name: str) -> TokenCodec:
-    """The codec of a parsed ``tokenizer.json``.
+def vocabulary(pipeline: Mapping[str, Any]) -> dict[str, int]:
+    """Entry -> id of the pipeline's model, without the added tokens."""
+    entries = pipeline["model"]["vocab"]
+    if isinstance(entries, list):  # Unigram: (entry, score) pairs in the order of their ids
+        return {entry: index for index, (entry, _) in enumerate(entries)}
+    return entries
 
-    Raises:
-        UnsupportedTokenizer: no codec fits; says what was found in the pipeline of the tokenizer ``name``.
-    """
+
+def codec_for(pipeline: Mapping[str, Any], tokenizer: Tokenizer) -> TokenCodec:
+    """The codec of a tokenizer, given as a parsed ``tokenizer.json`` and as an object that runs it."""
     model = pipeline["model"]
-    decoders = components(pipeline, "decoder")
-    decoder_types = {component["type"] for component in decoders}
-    pre_tokenizer_types = {component["type"] for component in components(pipeline, "pre_tokenizer")}
-    affixes = [model.get("continuing_subword_prefix"), model.get("end_of_word_suffix")]
-
-    if model["type"] == "BPE" and not any(affixes):
-        if "ByteLevel" in decoder_types | pre_tokenizer_types and decoder_types <= _BYTE_LEVEL_DECODERS:
-            return ByteLevelCodec()
-        replacements = _replacements(decoders)
-        if model["byte_fallback"] and "ByteFallback" in decoder_types <= _SENTENCEPIECE_DECODERS and replacements:
-            return SentencePieceCodec(replacements)
-
-    raise UnsupportedTokenizer(
-        f"tokenizer {name!r}: cannot derive the bytes of its tokens from model {model['type']} "
-        f"(byte fallback {model.get('byte_fallback', False)}, subword prefix and suffix {affixes}), "
-        f"pre-tokenizers {sorted(pre_tokenizer_types)} and decoders {sorted(decoder_types)}. "
-        "Supported are byte-level BPE (ByteLevel) and SentencePiece BPE with byte fallback "
-        "(ByteFallback with Metaspace or Replace): use a tokenizer of one of these kinds."
+    encoding_steps = [*components(pipeline, "normalizer"), *components(pipeline, "pre_tokenizer")]
+    continuation = model.get("continuing_subword_prefix") or ""
+    opens_words = drops_spaces(tokenizer) and (bool(continuation) or model["type"] == "WordLevel")
+    return TokenCodec(
+        byte_level=any(step["type"] == "ByteLevel" for step in encoding_steps),
+        byte_fallback=bool(model.get("byte_fallback")),
+        space_marks=tuple(dict.fromkeys(filter(None, map(_space_mark, encoding_steps)))),
+        continuation=continuation,
+        word_end=model.get("end_of_word_suffix") or "",
+        opens_words=opens_words,
+        standalone=_standalone(tokenizer, vocabulary(pipeline)) if opens_words else frozenset(),
     )
 
 
-def _replacements(decoders: list[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
-    """The literal replacements of the decoders, in order; none at all if one is a regular expression."""
-    pairs = []
-    for decoder in decoders:
-        if decoder["type"] == "Metaspace":
-            pairs.append((decoder["replacement"], " "))
-        elif decoder["type"] == "Replace":
-            if "String" not in decoder["pattern"]:
-                return ()
-            pairs.append((decoder["pattern"]["String"], decoder["content"]))
-    return tuple(pairs)
+def invents_space(pipeline: Mapping[str, Any], codec: TokenCodec) -> bool:
+    """Whether the tokens of a text can begin with a space that the text does not have."""
+    prefixes = [
+        step
+        for step in [*components(pipeline, "normalizer"), *components(pipeline, "pre_tokenizer")]
+        if (step["type"] == "Prepend" and step["prepend"] in {" ", *codec.space_marks})
+        or (step["type"] == "Metaspace" and step["prepend_scheme"] != "never")
+        or (step["type"] == "ByteLevel" and step.get("add_prefix_space"))
+    ]
+    return codec.opens_words or bool(prefixes)
+
+
+def drops_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether the pre-tokenizer splits words at a space that then belongs to neither."""
+    return "".join(_words(tokenizer, "a b")) == "ab"
+
+
+def _words(tokenizer: Tokenizer, text: str) -> list[str]:
+    normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    if tokenizer.pre_tokenizer is None:
+        return [normalized]
+    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
+
+
+def _standalone(tokenizer: Tokenizer, entries: Iterable[str]) -> frozenset[str]:
+    """The first characters of entries that are cut off from a letter before them."""
+    characters = {entry[0] for entry in entries if entry}
+    return frozenset(character for character in characters if _words(tokenizer, "a" + character)[:1] == ["a"])
+
+
+def _space_mark(step: Mapping[str, Any]) -> str | None:
+    if step["type"] == "Metaspace":
+        return step["replacement"]
+    if step["type"] == "Replace" and step["pattern"] in ({"String": " "}, {"Regex": " "}):
+        return step["content"] if step["content"] != " " else None
+    return None

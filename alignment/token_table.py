@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from alignment.token_codecs import UnsupportedTokenizer, codec_for
+from alignment.token_codecs import TokenCodec, UnsupportedTokenizer, vocabulary
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 Pipeline = Mapping[str, Any]  # the parsed content of a tokenizer.json
 
@@ -53,24 +53,36 @@ def toy_table(token_bytes: Sequence[bytes | None]) -> TokenTable:
     return TokenTable(list(token_bytes), kinds, special_tokens)
 
 
-def read_table(pipeline: Pipeline, special_ids: set[int], name: str) -> TokenTable:
-    """The table of a tokenizer, with the bytes of its tokens derived from its own pipeline.
-
-    Raises:
-        UnsupportedTokenizer: the pipeline is of a kind that no codec covers.
-    """
-    codec = codec_for(pipeline, name)
-    vocabulary: dict[str, int] = pipeline["model"]["vocab"]
+def read_table(pipeline: Pipeline, special_ids: set[int], codec: TokenCodec) -> TokenTable:
+    """The table of a tokenizer with a ``tokenizers`` pipeline; the codec gives the bytes of the model's entries."""
+    entries = vocabulary(pipeline)
     added = {token["id"]: token["content"] for token in pipeline["added_tokens"]}
-    size = max([*vocabulary.values(), *added, *special_ids], default=-1) + 1
+    table = table_of(entries, added, special_ids, codec.to_bytes)
+    for entry, index in entries.items():
+        if codec.is_byte_fallback(entry) and table.kinds[index] == TokenKind.TEXT:
+            table.kinds[index] = TokenKind.BYTE_FALLBACK
+    return table
 
+
+def table_of(
+    entries: Mapping[str, int],
+    added: Mapping[int, str],
+    special_ids: set[int],
+    to_bytes: Callable[[str], bytes | None],
+) -> TokenTable:
+    """The table of a model's entries (string -> id), of tokens added to them (id -> string) and of the specials.
+
+    Where ``to_bytes`` gives None, no text has the entry and the id counts as missing.
+    """
+    size = max([*entries.values(), *added, *special_ids], default=-1) + 1
     token_bytes: list[bytes | None] = [None] * size
     kinds = np.full(size, TokenKind.MISSING, dtype=np.uint8)
     strings: dict[int, str] = {}
-    for token, index in vocabulary.items():
-        strings[index] = token
-        token_bytes[index] = codec.to_bytes(token)
-        kinds[index] = TokenKind.BYTE_FALLBACK if codec.is_byte_fallback(token) else TokenKind.TEXT
+    for entry, index in entries.items():
+        strings[index] = entry
+        token_bytes[index] = to_bytes(entry)
+        if token_bytes[index] is not None:
+            kinds[index] = TokenKind.TEXT
     for index, content in added.items():
         # Gemma adds the runs of "▁" that are also pieces of its model: there the model's reading is the common one.
         if strings.get(index) != content:
@@ -83,25 +95,39 @@ def read_table(pipeline: Pipeline, special_ids: set[int], name: str) -> TokenTab
     return TokenTable(token_bytes, kinds, {index: strings[index] for index in sorted(special_ids)})
 
 
-def find_special_ids(tokenizer: PreTrainedTokenizerFast, pipeline: Pipeline) -> set[int]:
-    """Every id that anything declares special, since each of the three declarations can be incomplete.
+def find_special_ids(tokenizer: PreTrainedTokenizerBase, pipeline: Pipeline) -> set[int]:
+    """Every id that anything declares special, since each of the declarations can be incomplete.
 
     A rebuilt GPT-2 had ``<|endoftext|>`` among its added tokens and an empty ``all_special_ids``: its 13
     characters were counted as text and shifted every boundary after it (data.md §4).
     """
     flagged = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     flagged_by_backend = {token["id"] for token in pipeline["added_tokens"] if token["special"]}
-    return flagged | flagged_by_backend | set(tokenizer.all_special_ids)
+    unknown = vocabulary(pipeline).get(unknown_token(pipeline) or "")
+    return flagged | flagged_by_backend | set(tokenizer.all_special_ids) | ({unknown} - {None})
 
 
-def find_prefix_ids(tokenizer: PreTrainedTokenizerFast, name: str) -> list[int]:
+def unknown_token(pipeline: Pipeline) -> str | None:
+    """The entry that the model gives for what it has no other entry for."""
+    model = pipeline["model"]
+    if model["type"] == "Unigram":
+        return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+    return model.get("unk_token")
+
+
+def find_prefix_ids(tokenizer: PreTrainedTokenizerBase, name: str) -> list[int]:
     """The ids that the tokenizer puts before a text by default.
 
     Raises:
-        UnsupportedTokenizer: its template changes the text's own tokens, so that there is no prefix.
+        UnsupportedTokenizer: its template changes the text's own tokens, so that there is no prefix; or it has no
+            tokens for the texts that this is tried on.
     """
-    text = "a"
-    plain = tokenizer(text, add_special_tokens=False).input_ids
+    for text in ("a", "1", "の"):
+        plain = tokenizer(text, add_special_tokens=False).input_ids
+        if plain:
+            break
+    else:
+        raise UnsupportedTokenizer(f"tokenizer {name!r} gives no token for a letter, a digit or a kana")
     full = tokenizer(text, add_special_tokens=True).input_ids
     for start in range(len(full) - len(plain) + 1):
         if full[start : start + len(plain)] == plain:
@@ -113,12 +139,18 @@ def find_prefix_ids(tokenizer: PreTrainedTokenizerFast, name: str) -> list[int]:
 
 
 def text_only_tokenizer(pipeline: Pipeline, special_ids: set[int]) -> Tokenizer:
-    """A private copy of the backend that never truncates, never pads, and reads special strings as text."""
-    added_tokens = [token | {"special": token["id"] in special_ids} for token in pipeline["added_tokens"]]
-    settings = {"added_tokens": added_tokens, "truncation": None, "padding": None}
-    tokenizer = Tokenizer.from_str(json.dumps({**pipeline, **settings}))
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+    """A private copy of the backend that adds nothing, never truncates, never pads, and drops no merge at random.
+
+    It has no post-processor, because those trim the offsets of tokens.
+    """
+    settings = {
+        "added_tokens": [token | {"special": token["id"] in special_ids} for token in pipeline["added_tokens"]],
+        "model": pipeline["model"] | ({"dropout": None} if "dropout" in pipeline["model"] else {}),
+        "truncation": None,
+        "padding": None,
+        "post_processor": None,
+    }
+    return Tokenizer.from_str(json.dumps({**pipeline, **settings}))
 
 
 def fingerprint(pipeline: Pipeline, special_ids: set[int], prefix_ids: list[int]) -> str:

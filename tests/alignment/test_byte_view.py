@@ -9,20 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from toy_tokenizers import END, HELLO_MERGES, SPACE, byte_level, fast
 
 from alignment.byte_view import ByteView, InexactEncoding
-from alignment.token_codecs import ByteLevelCodec, byte_alphabet
+from alignment.token_codecs import TokenCodec, byte_alphabet
 from alignment.token_table import TokenKind
 
 SCRIPTS = "Café naïve — 東京タワー Москва 👩‍👩‍👧 e\u0301 \x00\r\n\tdef f(x):\n    return 12345\n  עברית ไทย"
@@ -125,7 +116,7 @@ def test_byte_alphabet_has_the_published_characters() -> None:
     expected |= {0xC3: "Ã", 0xA9: "©", 0xFF: "ÿ"}
     assert {byte: alphabet[byte] for byte in expected} == expected
     assert len(alphabet) == 256
-    assert ByteLevelCodec().to_bytes("ĠcafÃ©") == " café".encode()
+    assert TokenCodec(byte_level=True).to_bytes("ĠcafÃ©") == " café".encode()
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -165,6 +156,7 @@ def test_byte_ends_are_the_tokenizers_own_offsets_on_ascii(name: str, text: str)
 def test_encoding_has_the_promised_types() -> None:
     encoding = VIEWS["byte_level"].encode("hello hello")
     assert (encoding.ids.dtype, encoding.byte_ends.dtype, encoding.special.dtype) == (np.int32, np.int64, bool)
+    assert encoding.boundary.tolist() == encoding.verbatim.tolist() == [True, True]
     assert encoding.byte_ends.tolist() == [5, 11]
 
 
@@ -217,6 +209,20 @@ def test_special_strings_in_a_document_are_text(name: str) -> None:
     assert special_id not in encoding.ids
     assert encoding.byte_ends[-1] == len(text)
     assert special_id in tokenizer.encode(text), "the caller's tokenizer must be left as it was"
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_exactness_is_known_beforehand(name: str) -> None:
+    mark = () if name in BYTE_LEVEL else (f"{SPACE!r} in a text is read as a space",)
+    assert VIEWS[name].inexact_reasons == mark
+    assert VIEWS[name].exact == (not mark)
+
+
+def test_a_long_document() -> None:
+    text = "hello wörld\n" * 80_000  # 1 MB
+    encoding = VIEWS["byte_level"].encode(text)
+    assert encoding.byte_ends[-1] == len(text.encode())
+    assert np.isin(np.arange(1, 80_001) * 13, encoding.byte_ends).all()
 
 
 def test_a_normaliser_that_rewrites_the_text_is_reported() -> None:

@@ -6,8 +6,8 @@ import itertools
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from toy_tokenizers import END, HELLO_MERGES, SPACE, byte_level, fast
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from toy_tokenizers import END, HELLO_MERGES, byte_level, fast
 from transformers import PreTrainedTokenizerFast
 
 from alignment.byte_view import ByteView
@@ -67,36 +67,24 @@ def test_an_id_outside_the_vocabulary_is_an_error(token_id: int) -> None:
         view.token_bytes(token_id)
 
 
-def wordpiece() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##a": 2}, unk_token="[UNK]"))
-    tokenizer.decoder = decoders.WordPiece()
-    return tokenizer
-
-
-def word_end_bpe() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-    return tokenizer
-
-
-def without_byte_fallback() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE({"a": 0, SPACE: 1}, []))
-    tokenizer.decoder = decoders.Metaspace()
-    return tokenizer
-
-
-@pytest.mark.parametrize(
-    ("tokenizer", "found"),
-    [
-        (wordpiece(), "WordPiece"),
-        (Tokenizer(models.Unigram([("a", 0.0)], 0, False)), "Unigram"),
-        (word_end_bpe(), "</w>"),
-        (without_byte_fallback(), "Metaspace"),
-    ],
-)
-def test_other_kinds_of_tokenizers_are_refused(tokenizer: Tokenizer, found: str) -> None:
-    with pytest.raises(UnsupportedTokenizer, match=found):
+def test_a_tokenizer_without_tokens_for_anything_common_is_refused() -> None:
+    tokenizer = Tokenizer(models.BPE({"q": 0}, []))
+    with pytest.raises(UnsupportedTokenizer, match="no token for a letter, a digit or a kana"):
         ByteView.from_tokenizer(fast(tokenizer))
+
+
+def test_the_unknown_token_is_special_though_nothing_declares_it() -> None:
+    tokenizer = fast(Tokenizer(models.WordLevel({"?": 0, "a": 1}, unk_token="?")))
+    assert tokenizer.all_special_ids == []
+    view = ByteView.from_tokenizer(tokenizer)
+    assert view.special_tokens == {0: "?"}
+    assert view.token_bytes(0) is None
+
+
+def test_merges_are_not_dropped_at_random() -> None:
+    tokenizer = byte_level(*HELLO_MERGES)
+    tokenizer.model.dropout = 0.9
+    assert ByteView.from_tokenizer(fast(tokenizer)).encode("hello hello").byte_ends.tolist() == [5, 11]
 
 
 def test_a_view_without_a_tokenizer_cannot_encode() -> None:
