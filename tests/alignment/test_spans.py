@@ -178,7 +178,7 @@ def test_inputs_are_not_changed() -> None:
         ([1.0, 2.0], None, "vector of integers"),
         ([[1, 2]], None, "vector of integers"),
         ([1, 2], [True], "shape"),
-        ([13, 15], [True, False], "special student token 0 spans 13 bytes"),  # data.md §4
+        ([13, 15], [True, False], "special student token 0 spans bytes up to 13"),  # data.md §4
     ],
 )
 def test_impossible_offsets_are_refused(ends: list[int], special: list[bool] | None, message: str) -> None:
