@@ -1,100 +1,55 @@
-"""Any byte string as the tokens of a tokenizer, also where the bytes are no valid UTF-8 and no text can be encoded."""
+"""Any byte strings as the tokens of a tokenizer, also where the bytes are no valid UTF-8 and no text can be encoded."""
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-import numpy as np
-
-from alignment.byte_view import ByteView, InexactEncoding
+from alignment.byte_models import ByteModel, longest_match_model
 from alignment.token_codecs import UnsupportedTokenizer
-from alignment.token_table import TokenKind
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
-Merges = Mapping[tuple[int, int], tuple[int, int]]
-"""Byte-pair merges as ids: (left, right) -> (rank, merged); the lowest rank merges first."""
-
-
-def merges_of(tokenizer: PreTrainedTokenizerFast) -> Merges:
-    """The merges of a tokenizer's own BPE model; empty for a model of another kind."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    vocabulary = model["vocab"]
-    return {
-        (vocabulary[left], vocabulary[right]): (rank, vocabulary[left + right])
-        for rank, (left, right) in enumerate(model.get("merges", ()))
-    }
+from alignment.token_index import TokenIndex
 
 
 class ByteSegmenter:
     """Cuts byte strings into the tokens of one vocabulary, as its tokenizer would.
 
     Valid UTF-8 is encoded by the tokenizer itself, so that its pre-tokenizer has its say. Where that gives other bytes
-    (a space put in front, a normaliser) and where the bytes are only a part of a character, the merges are applied to
-    the bytes directly.
+    (a space put in front, a normaliser) and where the bytes are only a part of a character, the tokenizer's model is
+    applied to the bytes directly. Only tokens that have a row are used.
+
+    Args:
+        model: the tokenizer's own model on bytes (``byte_model``); None for a plain list of tokens, which is cut into
+            the longest ones that fit.
     """
 
-    def __init__(self, view: ByteView, merges: Merges) -> None:
-        self._view = view
-        self._merges = merges
-        self._merge_products = {merged for _, merged in merges.values()}
-        self._ids = _ids_by_bytes(view)
+    def __init__(self, index: TokenIndex, model: ByteModel | None = None) -> None:
+        self._index = index
+        self._model = model or longest_match_model(index)
 
-    def lookup(self, data: bytes) -> int | None:
-        """The token that spells exactly ``data``; of several, one that ordinary text is encoded with."""
-        return self._ids.get(data)
+    def segment(self, tokens: Sequence[bytes]) -> list[list[int]]:
+        """For each byte string, tokens whose bytes concatenate to it; an empty list if there are none."""
+        encoded = self._encode(tokens)
+        return [self._segment(data, encoded.get(data)) for data in tokens]
 
-    def segment(self, data: bytes) -> list[int] | None:
-        """Tokens whose bytes concatenate to ``data``; None if the vocabulary lacks a byte of it."""
-        for pieces in (self._encode(data), self._merge(data)):
-            if pieces and b"".join(self._view.token_bytes(piece) or b"" for piece in pieces) == data:
-                return pieces
-        return None
+    def _segment(self, data: bytes, encoded: list[int] | None) -> list[int]:
+        if encoded and self._spells(encoded, data):
+            return encoded
+        ids = self._model(data)
+        return ids if ids and self._spells(ids, data) else []
 
-    def _encode(self, data: bytes) -> list[int] | None:
-        try:
-            return self._view.encode(data.decode()).ids.tolist()
-        except (UnicodeDecodeError, InexactEncoding, UnsupportedTokenizer):
-            return None
+    def _spells(self, ids: list[int], data: bytes) -> bool:
+        token_bytes = self._index.view.token_bytes
+        return self._index.have_rows(ids) and b"".join(token_bytes(token) or b"" for token in ids) == data
 
-    def _merge(self, data: bytes) -> list[int] | None:
-        pieces = self._unmerged(data)
-        while pieces is not None and len(pieces) > 1:
-            pairs = enumerate(itertools.pairwise(pieces))
-            candidates = [(self._merges[pair], position) for position, pair in pairs if pair in self._merges]
-            if not candidates:
-                break
-            (_, merged), position = min(candidates)
-            pieces[position : position + 2] = [merged]
-        return pieces
-
-    def _unmerged(self, data: bytes) -> list[int] | None:
-        """The tokens that merging starts from: whole characters if the vocabulary has them as primitives, else bytes.
-
-        SentencePiece merges characters, byte-level BPE merges bytes and makes its characters by merging.
-        """
-        pieces: list[int] = []
-        for character in data.decode(errors="surrogateescape"):
-            spelled = character.encode(errors="surrogateescape")
-            whole = self._ids.get(spelled)
-            if whole is not None and whole not in self._merge_products:
-                pieces.append(whole)
+    def _encode(self, tokens: Sequence[bytes]) -> dict[bytes, list[int]]:
+        """What the tokenizer itself gives for those that are text, whether it spells them or not."""
+        texts: dict[bytes, str] = {}
+        for data in tokens:
+            try:
+                texts[data] = data.decode()
+            except UnicodeDecodeError:
                 continue
-            parts = [self._ids.get(spelled[i : i + 1]) for i in range(len(spelled))]
-            if None in parts:
-                return None
-            pieces.extend(part for part in parts if part is not None)
-        return pieces
-
-
-def _ids_by_bytes(view: ByteView) -> dict[bytes, int]:
-    """Bytes -> id. The model's own entries go before added tokens, those before byte-fallback ones, then low ids."""
-    ids: dict[bytes, int] = {}
-    for kind in (TokenKind.TEXT, TokenKind.ADDED, TokenKind.BYTE_FALLBACK):
-        for token in np.flatnonzero(view.kinds == kind).tolist():
-            ids.setdefault(view.token_bytes(token) or b"", token)
-    return ids
+        try:
+            encodings = self._index.view.encode_batch(list(texts.values()), exact=False)
+        except UnsupportedTokenizer:  # built from token bytes alone
+            return {}
+        return {data: encoding.ids.tolist() for data, encoding in zip(texts, encodings, strict=True)}

@@ -5,20 +5,24 @@ Rules and their order: embedding_init.md §0.2 and §0.3.
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from alignment.byte_models import ByteModel
 from alignment.byte_view import ByteView
-from alignment.segmentation import ByteSegmenter, Merges
+from alignment.folding import Fold, fold_bytes, folded_index, lower_cases
+from alignment.segmentation import ByteSegmenter
+from alignment.special_tokens import Roles, same_role, same_string, similar_role
+from alignment.token_index import TokenIndex
 from alignment.token_table import TokenKind
-
-Roles = dict[str, int]
-"""Role of a special token (``eos``, ``bos``, ``pad``, ``unk``) -> its id, the most telling role first."""
 
 
 class Match(IntEnum):
@@ -26,13 +30,20 @@ class Match(IntEnum):
 
     NONE = 0  # nothing in the source corresponds to it
     BYTES = 1  # one source token spells the same bytes
-    ROLE = 2  # one source token has the same role
-    STRING = 3  # one special source token has the same string
+    ROLE = 2  # one source token has the same role, or one that stands in for it
+    STRING = 3  # one source token has the same string, and at least one of the two is special
     PIECES = 4  # several source tokens spell it together
+    OVERRIDE = 5  # the user named the source token
+    BYTE_FALLBACK = 6  # one source token spells the same byte, and just one of the two is a byte-fallback token
+    FOLDED = 7  # one source token spells the same but for what the user said to overlook
 
 
 class AlignmentError(ValueError):
     """A vocabulary alignment is damaged or does not fit what it is used with."""
+
+
+Copies = dict[int, tuple[Match, int]]
+"""Target id -> how it was matched and the source id it is a copy of."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class VocabAlignment:
         match: int8 [V], a ``Match`` for each target id.
         offsets: int64 [V + 1].
         pieces: int32 [offsets[V]].
-        source_size: highest source id + 1.
+        source_size: number of source ids that a piece may have: those of the tokenizer, or those that have a row.
         source_fingerprint, target_fingerprint: ``ByteView.fingerprint`` of the two tokenizers.
 
     Raises:
@@ -66,6 +77,8 @@ class VocabAlignment:
         counts = self.piece_counts
         copied = self.copied
         expected = np.where(copied, counts == 1, np.where(self.match == Match.PIECES, counts > 1, counts == 0))
+        if not np.isin(self.match, list(Match)).all():
+            raise AlignmentError(f"match holds kinds that do not exist: {sorted({*self.match.tolist()} - {*Match})}")
         if not expected.all():
             token = int(np.argmin(expected))
             found = f"{Match(self.match[token]).name} with {counts[token]} pieces"
@@ -83,12 +96,21 @@ class VocabAlignment:
     @property
     def copied(self) -> np.ndarray:
         """bool [V]: target ids that correspond to exactly one source id."""
-        return np.isin(self.match, (Match.BYTES, Match.ROLE, Match.STRING))
+        return ~np.isin(self.match, (Match.NONE, Match.PIECES))
 
     @property
     def piece_counts(self) -> np.ndarray:
         """int64 [V]: number of source ids of each target id."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the whole alignment: equal fingerprints make equal rows."""
+        digest = hashlib.sha256()
+        for array in (self.match, self.offsets, self.pieces):
+            digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+        digest.update(f"{self.source_size} {self.source_fingerprint} {self.target_fingerprint}".encode())
+        return digest.hexdigest()
 
     def pieces_of(self, target_id: int) -> np.ndarray:
         """int32: the source ids of one target id."""
@@ -117,87 +139,109 @@ def align_vocabularies(
     source: ByteView,
     target: ByteView,
     *,
-    merges: Merges | None = None,
+    model: ByteModel | None = None,
     source_roles: Roles | None = None,
     target_roles: Roles | None = None,
+    override: Mapping[str, str | int] | None = None,
+    fold: Collection[Fold] = (),
+    source_rows: int | None = None,
 ) -> VocabAlignment:
     """Find for every target id the source ids it is made from.
 
-    A special token is matched by role, then by string; it is never taken for text. A token of text is matched by its
-    bytes, then decomposed into source tokens whose bytes concatenate to its own. Where a special token has several
-    roles that the source gives to different tokens, its first role decides.
+    The first of these that finds something decides (embedding_init.md §0.2): what the user says; for special tokens
+    the same role, the same string, then a role that stands in for theirs; for text the same bytes, the same byte as a
+    byte-fallback token, the same but for ``fold``, then source tokens whose bytes concatenate to its own. A special
+    token is never taken for text. A token of text prefers one of its own kind, so that the byte-fallback token
+    ``<0x41>`` and the piece ``A`` both find their own.
 
     Args:
-        merges: the source's byte-pair merges (``merges_of``), for tokens that the source cannot encode as text;
-            without them such tokens become single bytes.
-        source_roles, target_roles: special tokens by role.
+        model: the source tokenizer's own model on bytes (``byte_model``), for tokens that it cannot encode as text.
+        source_roles, target_roles: special tokens by role (``special_roles``).
+        override: target token -> source token, each as ``TokenIndex.named`` takes it.
+        fold: what to overlook where no token has the same bytes.
+        source_rows: rows of the source model's matrix; source ids from there on have no row and are never used.
+
+    Raises:
+        AlignmentError: just one tokenizer lower-cases its text, and ``fold`` does not say to overlook case.
+        UnknownToken: ``override`` names a token that does not exist.
     """
-    segmenter = ByteSegmenter(source, merges or {})
-    special = _match_specials(source, target, source_roles or {}, target_roles or {})
+    _check_case(source, target, fold)
+    index = TokenIndex(source, source_rows)
+    copies = _match_specials(index, target, source_roles or {}, target_roles or {})
+    copies |= _match_bytes(index, target, set(copies))
+    if fold:
+        copies |= _match_folded(index, target, set(copies), fold)
+    copies |= _match_override(index, target, override or {})
+
+    spelled = [token for token in np.flatnonzero(target.byte_lengths).tolist() if token not in copies]
+    segmenter = ByteSegmenter(index, model)
+    pieces = dict(zip(spelled, segmenter.segment([target.token_bytes(token) or b"" for token in spelled]), strict=True))
+
     match = np.full(target.vocab_size, Match.NONE, dtype=np.int8)
-    rows: list[list[int]] = []
-    for token in range(target.vocab_size):
-        found, row = special.get(token) or _match_text(segmenter, target.token_bytes(token))
-        match[token] = found
-        rows.append(row)
+    rows: list[list[int]] = [[] for _ in range(target.vocab_size)]
+    for token, (reason, copied) in copies.items():
+        match[token], rows[token] = reason, [copied]
+    for token, row in pieces.items():
+        match[token], rows[token] = Match.PIECES if row else Match.NONE, row
     return VocabAlignment(
         match=match,
         offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
         pieces=np.array([piece for row in rows for piece in row], dtype=np.int32),
-        source_size=source.vocab_size,
+        source_size=index.rows,
         source_fingerprint=source.fingerprint,
         target_fingerprint=target.fingerprint,
     )
 
 
-def _match_text(segmenter: ByteSegmenter, token_bytes: bytes | None) -> tuple[Match, list[int]]:
-    """The match of a token of text; special tokens and gaps in the ids have no bytes and match nothing here."""
-    if not token_bytes:
-        return Match.NONE, []
-    same = segmenter.lookup(token_bytes)
-    if same is not None:
-        return Match.BYTES, [same]
-    pieces = segmenter.segment(token_bytes)
-    return (Match.PIECES, pieces) if pieces else (Match.NONE, [])
+def _check_case(source: ByteView, target: ByteView, fold: Collection[Fold]) -> None:
+    lowers, keeps = (source, target) if lower_cases(source) else (target, source)
+    if "case" not in fold and lower_cases(lowers) and not lower_cases(keeps):
+        raise AlignmentError(
+            f"tokenizer {lowers.name!r} lower-cases all text and {keeps.name!r} does not: its token 'the' also stands "
+            "for 'The' and 'THE', so equal bytes are not equal tokens. Say `fold: [case]` to match them all the same."
+        )
 
 
-def _match_specials(
-    source: ByteView, target: ByteView, source_roles: Roles, target_roles: Roles
-) -> dict[int, tuple[Match, list[int]]]:
-    """The matches of the target's special tokens. The best reason is written last."""
-    source_ids = {string: token for token, string in source.special_tokens.items()}
-    matches = {
-        token: (Match.STRING, [source_ids[string]])
-        for token, string in target.special_tokens.items()
-        if string in source_ids
-    }
-    for role, token in reversed(target_roles.items()):
-        if role in source_roles and token in target.special_tokens:
-            matches[token] = (Match.ROLE, [source_roles[role]])
-    return matches
+def _match_specials(index: TokenIndex, target: ByteView, source_roles: Roles, target_roles: Roles) -> Copies:
+    roles = same_role(index, target, source_roles, target_roles)
+    strings = same_string(index, target)
+    stand_ins = similar_role(index, target, source_roles, target_roles)
+    reasons = ((Match.ROLE, stand_ins), (Match.STRING, strings), (Match.ROLE, roles))  # the last one written stays
+    return {token: (reason, found) for reason, matches in reasons for token, found in matches.items()}
 
 
-def describe(alignment: VocabAlignment, source: ByteView, target: ByteView) -> dict[str, Any]:
-    """What a person wants to know of an alignment, as plain JSON values."""
-    counts = {match.name.lower(): int((alignment.match == match).sum()) for match in Match}
-    present = target.kinds != TokenKind.MISSING
-    decomposed = alignment.piece_counts[alignment.match == Match.PIECES]
-    unmatched = np.flatnonzero(present & (alignment.match == Match.NONE))
-    return {
-        "source_size": alignment.source_size,
-        "target_size": alignment.target_size,
-        "target_tokens": int(present.sum()),
-        "matches": counts,
-        "coverage": 1.0 - len(unmatched) / max(int(present.sum()), 1),
-        "mean_pieces": float(decomposed.mean()) if len(decomposed) else 0.0,
-        "unmatched_tokens": {token: _spelling(target, token) for token in unmatched.tolist()},
-        "digit_scheme": {"source": source.digit_scheme, "target": target.digit_scheme},
-        "digit_schemes_clash": source.digit_scheme != target.digit_scheme,
-        "source_fingerprint": alignment.source_fingerprint,
-        "target_fingerprint": alignment.target_fingerprint,
-    }
+def _match_bytes(index: TokenIndex, target: ByteView, decided: Collection[int]) -> Copies:
+    copies: Copies = {}
+    occurrences: Counter[tuple[int, bytes]] = Counter()
+    kinds = target.kinds.tolist()
+    for token in np.flatnonzero(target.byte_lengths).tolist():
+        data, kind = target.token_bytes(token) or b"", kinds[token]
+        # Of several tokens with the same bytes the second finds the second, so that a vocabulary finds itself.
+        occurrence = occurrences[kind, data]
+        occurrences[kind, data] += 1
+        if token in decided:
+            continue
+        same_kind = index.of_kind(kind, data)
+        if same_kind:
+            copies[token] = (Match.BYTES, same_kind[min(occurrence, len(same_kind) - 1)])
+        elif (found := index.find(data)) is not None:
+            fallback = TokenKind.BYTE_FALLBACK in (kind, index.view.kinds[found])
+            copies[token] = (Match.BYTE_FALLBACK if fallback else Match.BYTES, found)
+    return copies
 
 
-def _spelling(view: ByteView, token: int) -> str:
-    """A token in print: the string of a special one, otherwise its text with undecodable bytes escaped."""
-    return view.special_tokens.get(token) or (view.token_bytes(token) or b"").decode(errors="backslashreplace")
+def _match_folded(index: TokenIndex, target: ByteView, decided: Collection[int], fold: Collection[Fold]) -> Copies:
+    folded_ids = folded_index(index, fold)
+    copies: Copies = {}
+    for token in np.flatnonzero(np.isin(target.kinds, (TokenKind.TEXT, TokenKind.ADDED))).tolist():
+        folded = fold_bytes(target.token_bytes(token) or b"", fold)
+        if token not in decided and folded in folded_ids:
+            copies[token] = (Match.FOLDED, folded_ids[folded])
+    return copies
+
+
+def _match_override(index: TokenIndex, target: ByteView, override: Mapping[str, str | int]) -> Copies:
+    if not override:
+        return {}
+    target_index = TokenIndex(target)
+    return {target_index.named(ours): (Match.OVERRIDE, index.named(theirs)) for ours, theirs in override.items()}

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from alignment.vocab_tensors import padded_rows
 from stages.stage import StageError
 
 MakeRows = Callable[[Tensor], Tensor]
@@ -90,7 +91,7 @@ def replace_rows(model: PreTrainedModel, make_rows: MakeRows, *, multiple: int =
     return tensors
 
 
-def set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+def set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make the model's and the generation configuration name the tokenizer's special ids, None where it has none."""
     for config in (model.config, model.config.get_text_config(), model.generation_config):
         for role in ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"):
@@ -99,7 +100,7 @@ def set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
 
 
 def _padded(rows: Tensor, multiple: int) -> Tensor:
-    missing = -len(rows) % multiple
+    missing = padded_rows(len(rows), multiple) - len(rows)
     mean = rows.to(torch.promote_types(rows.dtype, torch.float32)).mean(dim=0, keepdim=True).to(rows.dtype)
     return torch.cat([rows, mean.expand(missing, -1)])
 
