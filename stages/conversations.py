@@ -37,7 +37,8 @@ def read_conversations(path: Path, *, field: str) -> Iterator[Conversation]:
     for place, record in read_records(path):
         messages = field_of(place, record, field)
         if not isinstance(messages, list) or not messages:
-            raise DocumentProblem(f"{place}: field {field!r} holds no list of messages")
+            found = "an empty list" if messages == [] else type(messages).__name__
+            raise DocumentProblem(f"{place}: field {field!r} must be a list of messages, found {found}")
         for number, message in enumerate(messages, start=1):
             _check_message(f"{place}: message {number}", message)
         conversation: Conversation = {"messages": messages}
@@ -52,14 +53,17 @@ def content_bytes(conversation: Conversation) -> int:
 
 
 def _check_message(place: str, message: Any) -> None:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise DocumentProblem(f"{place}: expected an object with a 'role' and a 'content'")
+    if not isinstance(message, dict):
+        raise DocumentProblem(f"{place}: expected an object with a 'role' and a 'content', found {message!r:.40}")
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise DocumentProblem(f"{place}: its 'role' must be a word such as 'user' or 'assistant', found {role!r:.40}")
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         return
+    if content is None:
+        raise DocumentProblem(f"{place} ({role}): has no 'content'; only a message with 'tool_calls' may have none")
     if not isinstance(content, str):
-        raise DocumentProblem(
-            f"{place} ({message['role']}): 'content' must be text, found {type(content).__name__}; only a message with "
-            "'tool_calls' may have none"
-        )
-    check_text(f"{place} ({message['role']}): its content", content)
+        advice = "; join its text parts into one string" if isinstance(content, list) else ""
+        raise DocumentProblem(f"{place} ({role}): 'content' must be text, found {type(content).__name__}{advice}")
+    check_text(f"{place} ({role}): its content", content)

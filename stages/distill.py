@@ -17,6 +17,8 @@ class DistillConfig(TrainingConfig):
 
     losses: tuple[LossEntry, ...] = Field(min_length=1)
     """Terms of the loss; a control arm is the same stage with cross_entropy alone."""
+    train_on: Literal["assistant", "all", "last"] = "assistant"
+    """Of conversations, the messages to learn from: every assistant turn, every message, or the last assistant turn."""
     combine: Literal["sum", "gradmag"] = "sum"
     """``sum``: fixed weights. ``gradmag``: weights that give every loss the same gradient norm at the head's input."""
 
@@ -48,23 +50,23 @@ class Distill:
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
-        from alignment.byte_view import ByteView
-        from stages.training.data import Document, Window, distillation_windows
+        from stages.training.aligner import DocumentAligner
         from stages.training.run import train_student
 
         config: DistillConfig = ctx.config
-        teacher = ByteView.from_tokenizer(ctx.input("teacher"))
-        student = ByteView.from_tokenizer(ctx.input("student"))
-
-        def windows_of(document: Document, number: int, epoch: int) -> list[Window]:
-            return distillation_windows(document, teacher, student, config.window_tokens)
-
+        aligner = DocumentAligner(
+            teacher_directory=ctx.input("teacher"),
+            student_directory=ctx.input("student"),
+            window_tokens=config.window_tokens,
+            train_on=config.train_on,
+        )
         needs_teacher = any(entry.name != "cross_entropy" for entry in config.losses)
         train_student(
             ctx,
             config,
             config.losses,
-            windows_of,
+            aligner,
             teacher_directory=ctx.input("teacher") if needs_teacher else None,
             balanced=config.combine == "gradmag",
+            account=aligner.account,
         )

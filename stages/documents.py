@@ -81,7 +81,9 @@ def check_text(place: str, text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DocumentProblem(f"{place} has a lone surrogate at character {error.start}") from None
+        raise DocumentProblem(
+            f"{place} has a lone surrogate at character {error.start}: replace or remove it"
+        ) from None
 
 
 def split_text(text: str, limit: int) -> Iterator[str]:

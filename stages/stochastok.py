@@ -6,7 +6,7 @@ from pydantic import Field
 
 from stages.artifacts import DocumentsArtifact, ModelArtifact
 from stages.objectives import CrossEntropyOptions, LossEntry
-from stages.stage import Input, StageContext
+from stages.stage import Input, StageContext, StageError
 from stages.training.config import TrainingConfig
 
 
@@ -29,19 +29,24 @@ class StochasTok:
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
-        from alignment.byte_view import ByteView
+        from alignment.byte_view import ByteView, InexactEncoding
         from alignment.splits import SplitTable
-        from stages.training.data import Document, Window, encode, generator, plain_windows
+        from stages.training.data import generator
         from stages.training.run import train_student
+        from stages.training.windows import Document, Window, plain_windows
 
         config: StochasTokConfig = ctx.config
         view = ByteView.from_tokenizer(ctx.input("student"))
         table = SplitTable.from_view(view)
 
         def windows_of(document: Document, number: int, epoch: int) -> list[Window]:
-            split = table.expand(
-                encode(view, document).ids, config.proportion, rng=generator(config.seed, epoch, number)
-            )
+            if document.messages is not None:
+                raise StageError(f"document {document.id} is a conversation; stochastok takes plain text")
+            try:
+                ids = view.encode(document.text).ids
+            except InexactEncoding as error:
+                raise StageError(f"document {document.id}: {error}") from None
+            split = table.expand(ids, config.proportion, rng=generator(config.seed, epoch, number))
             return plain_windows(split, view.prefix_ids, config.window_tokens)
 
         train_student(ctx, config, (LossEntry(cross_entropy=CrossEntropyOptions()),), windows_of)

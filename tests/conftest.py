@@ -30,6 +30,11 @@ TRAINING_TEXT = (
     "Ein Häuschen steht im Wald, naïve façade, 東京 and Москва, 🙂 at 3.14159.",
 )
 
+HEADER_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|end|>\n\n{{ m.content | trim }}<|turn|>{% endfor %}"
+)
+TURN_TEMPLATE = "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|turn|>\n{% endfor %}"
+
 
 def _locate(distribution: str, path: str) -> Path:
     return Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
@@ -80,6 +85,23 @@ def tiny_tokenizer_dirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         directory = tmp_path_factory.mktemp(f"tiny-tokenizer-{vocabulary_size}")
         _train_tokenizer(vocabulary_size, directory)
         directories.append(directory)
+    return directories[0], directories[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_dirs(
+    tiny_tokenizer_dirs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """The two tiny tokenizers with chat templates whose markup differs in every token but ``<|turn|>``."""
+    from transformers import AutoTokenizer
+
+    directories = []
+    for source, template in zip(tiny_tokenizer_dirs, (HEADER_TEMPLATE, TURN_TEMPLATE), strict=True):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|start|>", "<|end|>", "<|turn|>"]})
+        tokenizer.chat_template = template
+        directories.append(tmp_path_factory.mktemp("tiny-chat-tokenizer"))
+        tokenizer.save_pretrained(directories[-1])
     return directories[0], directories[1]
 
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from stages.stage import StageError
+
 
 @dataclass(frozen=True)
 class Document:
@@ -68,9 +70,18 @@ class Window:
 
 
 def read_documents(path: Path, max_documents: int | None) -> list[Document]:
-    """The documents of a documents artifact, domains together; the first ``max_documents`` of each domain."""
+    """The documents of a documents artifact, domains together; the first ``max_documents`` of each domain.
+
+    Raises:
+        StageError: a document is a conversation.
+    """
     with (path / "documents.jsonl").open(encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
+    for record in records:
+        if "text" not in record:
+            raise StageError(
+                f"document {record['id']} is a conversation; evaluate scores plain text: leave it out of data.eval"
+            )
     domains = list(dict.fromkeys(record["domain"] for record in records))
     records.sort(key=lambda record: domains.index(record["domain"]))
     kept = [list(group)[:max_documents] for _, group in groupby(records, key=lambda record: record["domain"])]

@@ -1,52 +1,22 @@
-"""Documents -> windows -> batches: what a training step reads, as a function of (seed, epoch) alone.
+"""Windows -> batches: what a training step reads, as a function of (seed, epoch) alone.
 
-A *window* is a run of one document's tokens that starts and ends at byte boundaries both tokenizers have, so that no
-chunk is cut. Order and mixture never depend on the rank, the number of processes or the micro-batch size.
+Order and mixture never depend on the rank, the number of processes or the micro-batch size.
 
 Legend: B windows, T tokens (padded), C chunks (padded).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from alignment.byte_view import ByteView, Encoding, InexactEncoding
-from alignment.spans import align
 from losses.chunks import shift_labels
 from stages.stage import StageError
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text of the training data, with the weight of the set it comes from."""
-
-    id: str
-    text: str
-    weight: float
-
-
-@dataclass(frozen=True)
-class Side:
-    """One tokenizer's view of a window: ``ids`` int64 [T] and ``chunk`` int64 [T], -1 where a token has no chunk."""
-
-    ids: np.ndarray
-    chunk: np.ndarray
-
-
-@dataclass(frozen=True)
-class Window:
-    """A piece of a document in one or two tokenizations; without a teacher, ``teacher`` is None."""
-
-    student: Side
-    teacher: Side | None
-    num_chunks: int
+from stages.training.windows import Document, Side, Window
 
 
 @dataclass(frozen=True)
@@ -77,103 +47,9 @@ class Batch:
     num_chunks: int
 
 
-def read_documents(directory: Path) -> list[Document]:
-    """The documents of a DocumentsArtifact, in file order."""
-    with (directory / "documents.jsonl").open(encoding="utf-8") as file:
-        records = [json.loads(line) for line in file]
-    return [Document(record["id"], record["text"], float(record["weight"])) for record in records]
-
-
-def encode(view: ByteView, document: Document) -> Encoding:
-    """``document`` in ``view``'s tokens.
-
-    Raises:
-        StageError: the tokenizer does not reproduce the document's bytes, so nothing in it could be aligned.
-    """
-    try:
-        return view.encode(document.text)
-    except InexactEncoding as error:
-        raise StageError(f"document {document.id}: {error}") from None
-
-
 def generator(seed: int, *stream: int) -> np.random.Generator:
     """A counter-based random generator that depends on ``seed`` and the numbers of ``stream`` only."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *stream])))
-
-
-def distillation_windows(document: Document, teacher: ByteView, student: ByteView, window_tokens: int) -> list[Window]:
-    """Cut one document into aligned windows of at most ``window_tokens`` tokens on either side.
-
-    A chunk longer than a window ends the window before it and is left out, as is a window without a chunk to score:
-    without a special token before it, a window's first token is context alone, and its chunk with it. The text after
-    the last common boundary belongs to no window. Leading special tokens that a tokenizer adds by itself are put
-    before each window.
-    """
-    teacher_code, student_code = encode(teacher, document), encode(student, document)
-    chunks = align(
-        teacher_code.byte_ends,
-        student_code.byte_ends,
-        teacher_special=teacher_code.special,
-        student_special=student_code.special,
-    )
-    teacher_starts = _chunk_starts(chunks.teacher_chunk, chunks.num_chunks)
-    student_starts = _chunk_starts(chunks.student_chunk, chunks.num_chunks)
-    teacher_room = window_tokens - len(teacher.prefix_ids)
-    student_room = window_tokens - len(student.prefix_ids)
-    fewest = 1 if teacher.prefix_ids and student.prefix_ids else 2
-    windows, first = [], 0
-    while first < chunks.num_chunks:
-        last = min(
-            int(np.searchsorted(teacher_starts, teacher_starts[first] + teacher_room, side="right")) - 1,
-            int(np.searchsorted(student_starts, student_starts[first] + student_room, side="right")) - 1,
-        )
-        if last - first < fewest:
-            first = max(last, first + 1)
-            continue
-        windows.append(
-            Window(
-                student=_side(student, student_code.ids, chunks.student_chunk, student_starts, first, last),
-                teacher=_side(teacher, teacher_code.ids, chunks.teacher_chunk, teacher_starts, first, last),
-                num_chunks=last - first,
-            )
-        )
-        first = last
-    return windows
-
-
-def _chunk_starts(chunk: np.ndarray, num_chunks: int) -> np.ndarray:
-    """Index of the first token of every chunk, and one past the last token of the last chunk: int64 [C + 1]."""
-    tokens = np.flatnonzero(chunk >= 0)
-    starts = tokens[np.searchsorted(chunk[tokens], np.arange(num_chunks))]
-    return np.append(starts, tokens[-1] + 1 if len(tokens) else 0)
-
-
-def _side(view: ByteView, ids: np.ndarray, chunk: np.ndarray, starts: np.ndarray, first: int, last: int) -> Side:
-    prefix = np.asarray(view.prefix_ids, dtype=np.int64)
-    span = slice(starts[first], starts[last])
-    return Side(
-        ids=np.concatenate([prefix, ids[span].astype(np.int64)]),
-        chunk=np.concatenate([np.full(len(prefix), -1), chunk[span].astype(np.int64) - first]),
-    )
-
-
-def plain_windows(ids: np.ndarray, prefix: Sequence[int], window_tokens: int) -> list[Window]:
-    """Cut the token ids of one document into windows for next-token training; each token is a chunk of its own.
-
-    Consecutive windows share one token, the last of one being the context of the next, so that every token but the
-    document's first is predicted once.
-    """
-    room = window_tokens - len(prefix)
-    step = room if prefix else room - 1
-    windows = []
-    for start in range(0, len(ids), step):
-        piece = ids[start : start + room].astype(np.int64)
-        if len(piece) + len(prefix) < 2:
-            continue
-        chunk = np.concatenate([np.full(len(prefix), -1), np.arange(len(piece))])
-        side = Side(ids=np.concatenate([np.asarray(prefix, dtype=np.int64), piece]), chunk=chunk)
-        windows.append(Window(student=side, teacher=None, num_chunks=len(piece)))
-    return windows
 
 
 def collate(windows: Sequence[Window]) -> Batch:
@@ -243,6 +119,11 @@ class WindowStream:
             StageError: one whole epoch holds fewer windows than a batch.
         """
         available = len(self.windows_in_epoch(self.epoch))
+        if not available:
+            raise StageError(
+                "there is nothing to learn from in data.train: no text that both tokenizers spell alike; of "
+                "conversations, only the messages that train_on names are learned"
+            )
         if available < count:
             raise StageError(
                 f"the training text makes only {available} windows, but one batch needs {count} (batch_windows): "

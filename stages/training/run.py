@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer
 
 from alignment.byte_view import ByteView
+from stages.artifacts import write_json
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError
 from stages.training import curve
 from stages.training.backend import Backend, DeepSpeedBackend, PlainBackend
 from stages.training.config import TrainingConfig
-from stages.training.data import Document, Window, WindowStream, read_documents
+from stages.training.data import WindowStream
 from stages.training.loop import Trainer
 from stages.training.models import DTYPES, ScoringModel, load_model, pick_device
 from stages.training.objectives import build_objectives, hidden_layers
 from stages.training.optimiser import select_trainable
 from stages.training.step import Stepper
+from stages.training.windows import Document, Window, read_documents
 
 
 def train_student(
@@ -31,6 +34,7 @@ def train_student(
     *,
     teacher_directory: Path | None = None,
     balanced: bool = False,
+    account: Callable[[], Mapping[str, Any]] | None = None,
 ) -> None:
     """Train ``ctx.input("student")`` on ``ctx.input("documents")`` and write the trained model to ``ctx.out``.
 
@@ -41,6 +45,8 @@ def train_student(
         windows_of: (document, its number, epoch) -> training windows.
         teacher_directory: the teacher's ModelArtifact; None when no loss needs a teacher.
         balanced: balance the losses by their gradients instead of fixed weights.
+        account: gives, once the first epoch is cut into windows, what of the text they cover; it is published as
+            ``training_data.json``, and its ``warnings`` are shown.
 
     Raises:
         StageError: the batch does not divide over the processes, or the text is too short for one batch.
@@ -54,6 +60,9 @@ def train_student(
         f"{len(stream.windows_in_epoch(0)):,} windows of text an epoch; {config.steps:,} steps of "
         f"{config.batch_windows:,}; loading {'teacher and student' if teacher_directory else 'the student'}"
     )
+    covered = account() if account else None
+    for warning in covered["warnings"] if covered else ():
+        ctx.progress(f"note: {warning}")
     device = pick_device(ctx.local_rank)
     dtype = DTYPES[config.dtype]
     if config.dtype == "bf16" and device.type == "cpu":
@@ -78,7 +87,7 @@ def train_student(
     stepper = Stepper(backend, build_objectives(losses), teacher, balanced)
     try:
         Trainer(ctx, config, stream, backend, stepper, device, micro_batch).run()
-        _export(ctx, backend, student)
+        _export(ctx, backend, student, covered)
     finally:
         backend.close()
 
@@ -117,8 +126,9 @@ def _backend(
     return DeepSpeedBackend(student, config, stage, micro_batch, accumulation)
 
 
-def _export(ctx: StageContext, backend: Backend, student: ScoringModel) -> None:
-    """Write weights, configuration and tokenizer: an ordinary Hugging Face directory, and the training curve."""
+def _export(ctx: StageContext, backend: Backend, student: ScoringModel, covered: Mapping[str, Any] | None) -> None:
+    """Write weights, configuration and tokenizer: an ordinary Hugging Face directory, and beside it the training curve
+    and what of the text was covered."""
     weights = backend.weights()
     if ctx.rank != 0 or weights is None:
         return
@@ -126,3 +136,5 @@ def _export(ctx: StageContext, backend: Backend, student: ScoringModel) -> None:
     tokenizer = AutoTokenizer.from_pretrained(ctx.input("student"))
     tokenizer.save_pretrained(ctx.out)
     shutil.copy2(ctx.work / curve.NAME, ctx.out / curve.NAME)
+    if covered is not None:
+        write_json(ctx.out / "training_data.json", covered)

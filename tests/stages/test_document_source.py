@@ -86,11 +86,13 @@ def test_conversations_keep_their_messages_and_tools(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ({"text": "x"}, r"chat\.jsonl:1: no field 'chat'; the line holds 'text'"),
-        ({"chat": []}, r"chat\.jsonl:1: field 'chat' holds no list of messages"),
+        ({"chat": []}, r"chat\.jsonl:1: field 'chat' must be a list of messages, found an empty list"),
+        ({"chat": "hi"}, r"chat\.jsonl:1: field 'chat' must be a list of messages, found str"),
         ({"chat": ["hi"]}, r"chat\.jsonl:1: message 1: expected an object with a 'role'"),
-        ({"chat": [*HELLO, {"content": "x"}]}, r"message 3: expected an object with a 'role'"),
-        ({"chat": [{"role": "user", "content": [1]}]}, r"message 1 \(user\): 'content' must be text, found list"),
-        ({"chat": [{"role": "assistant"}]}, r"message 1 \(assistant\): 'content' must be text, found NoneType"),
+        ({"chat": [*HELLO, {"content": "x"}]}, r"message 3: its 'role' must be a word such as .*, found None"),
+        ({"chat": [{"role": "", "content": "x"}]}, r"message 1: its 'role' must be a word such as .*, found ''"),
+        ({"chat": [{"role": "user", "content": [1]}]}, r"\(user\): 'content' must be text, found list; join its text"),
+        ({"chat": [{"role": "assistant"}]}, r"message 1 \(assistant\): has no 'content'; only a message with"),
         (
             {"chat": [{"role": "user", "content": "a\ud800"}]},
             r"\(user\): its content has a lone surrogate",
@@ -109,3 +111,5 @@ def test_conversations_are_json_lines_and_never_cut(tmp_path: Path) -> None:
         run(tmp_path, documents=[{"path": str(tmp_path / "chat.txt"), "messages": "chat"}])
     with pytest.raises(ValidationError, match="conversations \\('messages'\\) stay whole"):
         DocumentsSource.Config(documents=[{"path": "x.jsonl", "messages": "chat", "document_bytes": 100}])
+    with pytest.raises(ValidationError, match=r"either text .* or conversations"):
+        DocumentsSource.Config(documents=[{"path": "x.jsonl", "messages": "chat", "text": "text"}])
