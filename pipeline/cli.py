@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--force", action="append", default=[], metavar="STAGE", help="as for `run`")
     plan.add_argument("--check", action="store_true", help=f"exit with {EXIT_WORK_PENDING} if anything would run")
     plan.add_argument("--json", action="store_true", help="machine-readable, alone on stdout")
+    audit = command("audit", _audit, "say what a recipe's tokenizers do to its text, before training", recipe)
+    audit.add_argument("--json", action="store_true", help="print report.json, alone on stdout")
     status = command("status", _status, "show what there is of a run, or of all runs")
     status.add_argument("run", nargs="?", metavar="RUN", help="a run's name or a recipe file (default: all runs)")
     status.add_argument("--json", action="store_true", help="machine-readable, alone on stdout")
@@ -174,7 +176,7 @@ def _run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     tracker = Tracker(plan, uri=uri, warn=lambda line: print(line, file=sys.stderr)) if plan.pending else None
     show = _show_line if plan.pending else _show_nothing
-    result = execute(plan, tracker=tracker, out=show, command=_command_line(arguments))
+    result = execute(plan, tracker=tracker, out=show, command=_command_line("run", arguments, arguments.force))
     if plan.pending:
         made = sum(not stage.cached for stage in result.stages)
         print(f"{made} of {len(result.stages)} stages were run in {time.monotonic() - started:.0f} s")
@@ -195,14 +197,26 @@ def _show_nothing(line: str) -> None:
     """When nothing runs, the plan has said everything."""
 
 
-def _command_line(arguments: argparse.Namespace) -> str:
-    """The same run again, for people to paste."""
-    words = [program("pipeline"), "run", str(arguments.recipe)]
+def _command_line(command: str, arguments: argparse.Namespace, force: Sequence[str] = ()) -> str:
+    """The same again, for people to paste."""
+    words = [program("pipeline"), command, str(arguments.recipe)]
     if arguments.runs != Path("runs"):
         words += ["--runs", str(arguments.runs)]
     words += [word for override in arguments.overrides for word in ("--set", override)]
-    words += [word for stage in arguments.force for word in ("--force", stage)]
+    words += [word for stage in force for word in ("--force", stage)]
     return shlex.join(words)
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from pipeline.audit import audit
+
+    report = audit(arguments, _command_line("audit", arguments))
+    if arguments.json:
+        print((report / "report.json").read_text(encoding="utf-8"), end="")
+        return EXIT_OK
+    print((report / "table.txt").read_text(encoding="utf-8"))
+    print(f"as a page:  {report / 'report.html'}\nas numbers: {report / 'report.json'}")
+    return EXIT_OK
 
 
 def _status(arguments: argparse.Namespace) -> int:

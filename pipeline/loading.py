@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,18 +21,20 @@ from stages.stage import StageConfig
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), *, ensure: str | None = None) -> Recipe:
     """Read, check and wire the recipe at ``path``. Opens no other file and no connection.
 
     Args:
         path: the YAML file.
         overrides: ``a.b[0].c=value`` each, as given to ``--set``.
+        ensure: a stage kind; a recipe without a stage of that kind gets one of the same name.
 
     Raises:
         RecipeError: holds every problem, each with its line and its dotted path.
     """
     source = read_yaml(path, overrides)
-    problems = _drop_invented_stages(source)
+    problems = [] if ensure is None else _ensure_stage(source, ensure)
+    problems += _drop_invented_stages(source)
     outline = _check(Outline, source.values, (), problems)
     configs, nodes = _check_stages(source, problems)
     bindings, wrong_bindings = graph.bind(nodes)
@@ -101,6 +103,19 @@ def _drop_invented_stages(source: YamlSource) -> list[Problem]:
     ]
 
 
+def _ensure_stage(source: YamlSource, uses: str) -> list[Problem]:
+    """Add a stage of kind ``uses``, with default options where no override gives others, unless there is one."""
+    if source.values.get("stages") is None:
+        source.values["stages"] = {}
+    stages = _mapping(source.values["stages"])
+    if any(_mapping(entry).get("uses") == uses for entry in stages.values()):
+        return []
+    if ("stages", uses) in source.origins:
+        return [Problem(("stages", uses), f"is no {uses!r} stage, but {uses!r} needs that name here: rename it")]
+    stages[uses] = {"uses": uses, **_mapping(stages.get(uses))}
+    return []
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     """``value`` if it is a mapping; what else it may be is reported by the outline."""
     return value if isinstance(value, dict) else {}
@@ -149,14 +164,20 @@ def _check_sources(
 ) -> dict[str, StageConfig]:
     """The ``models`` and ``data`` sections, those that are read and those that are merely there."""
     configs: dict[str, StageConfig] = {}
+    missing: dict[Location, list[str]] = defaultdict(list)
+    found: list[Problem] = []
     for source, spec in SOURCE_STAGES.items():
         options = source_options(source, values)
         if options is not None:
-            config = _check(load_stage(spec.uses).Config, options, spec.section, problems, spec.option)
+            config = _check(load_stage(spec.uses).Config, options, spec.section, found, spec.option)
             if config is not None:
                 configs[source] = config
         elif readers.get(source) and not any(problem.location == spec.section for problem in problems):
-            problems.append(Problem(spec.required, f"required, but not given: it is {' and '.join(readers[source])}"))
+            missing[spec.required] += readers[source]
+    found += [
+        Problem(place, f"required, but not given: it is {' and '.join(inputs)}") for place, inputs in missing.items()
+    ]
+    problems += dict.fromkeys(found)  # two sources may be made from one section
     return configs
 
 
@@ -214,8 +235,15 @@ def _assemble(
         resolved=_resolved(outline, configs, source_configs),
         stages={name: specs[name] for name in order},
         origins=origins,
-        unused=tuple(dotted(SOURCE_STAGES[name].section) for name in source_configs if name not in readers),
+        unused=_unused_sections(source_configs, readers),
     )
+
+
+def _unused_sections(sources: Collection[str], readers: Collection[str]) -> tuple[str, ...]:
+    """The sections that stand in the recipe and that no stage reads, dotted."""
+    read = {SOURCE_STAGES[name].section for name in readers}
+    given = dict.fromkeys(SOURCE_STAGES[name].section for name in sources)
+    return tuple(dotted(section) for section in given if section not in read)
 
 
 def _resolved(

@@ -54,11 +54,13 @@ def interpret(attempt: Attempt, exit_code: int, problem: str | None, *, asked: b
 def failure_report(name: str, entry: Entry, attempt: Attempt, outcome: Outcome, command: str) -> str:
     """Everything a person needs after a failure: the cause, the end of the log, where it is, what to do next."""
     tail = _last_lines(attempt.log)
+    if tail and tail[-1] == f"error: {outcome.message}":
+        tail.pop()
     point = entry.resume_point()
     return "\n".join(
         [
             f"stage {name!r} failed (attempt {attempt.number}, exit code {outcome.exit_code}): {outcome.message}",
-            *([f"last {len(tail)} lines of its log:", *(f"  {line}" for line in tail)] if tail else []),
+            *(["the end of its log:", *(f"  {line}" for line in tail)] if tail else []),
             f"full log: {attempt.log}",
             f"try again{f' from {point}' if point else ''} with: {command}",
         ]

@@ -41,16 +41,17 @@ def pin(recipe: Recipe, memo: Path) -> dict[str, Pinned]:
     """
     base = recipe.path.absolute().parent
     problems: list[Problem] = []
-    fingerprints: dict[str, Fingerprint] = {}
+    fingerprints: dict[tuple[str, tuple[str, ...] | None], Fingerprint] = {}
 
     def follow(spec: StageSpec, location: Location, text: str) -> Fingerprint:
-        if text not in fingerprints:
+        known = (text, spec.config.reference_files)
+        if known not in fingerprints:
             try:
-                fingerprints[text] = fingerprint(parse(text, base), memo)
+                fingerprints[known] = fingerprint(parse(text, base), memo, spec.config.reference_files)
             except ReferenceProblem as problem:
                 problems.append(Problem(spec.place(location), str(problem)))
                 return Fingerprint("", {"reference": text})
-        return fingerprints[text]
+        return fingerprints[known]
 
     pinned = {
         name: Pinned(

@@ -30,10 +30,14 @@ class SourceStage:
         return self.section if self.option else (*self.section, "model")
 
 
+TARGET_TOKENIZER: Location = ("models", "student", "tokenizer")
+
 SOURCE_STAGES: Mapping[str, SourceStage] = {
     "teacher": SourceStage("source-model", ("models", "teacher")),
     "student": SourceStage("source-model", ("models", "student")),
-    "tokenizer": SourceStage("source-tokenizer", ("models", "student", "tokenizer"), option="tokenizer"),
+    "teacher_config": SourceStage("source-model-config", ("models", "teacher")),
+    "student_config": SourceStage("source-model-config", ("models", "student")),
+    "tokenizer": SourceStage("source-tokenizer", TARGET_TOKENIZER, option="tokenizer"),
     "train": SourceStage("source-documents", ("data", "train"), option="documents"),
     "eval": SourceStage("source-documents", ("data", "eval"), option="documents"),
 }
@@ -47,7 +51,7 @@ def stage_name(source: str) -> str:
 def source_options(source: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
     """The options of an implicit stage as the recipe gives them; None if it gives none.
 
-    ``models.student.tokenizer`` is what the student's tokenizer shall become, so it is a source of its own and no
+    The target tokenizer is what the student's tokenizer shall become, so it is a source of its own and no
     option of the student's model.
     """
     spec = SOURCE_STAGES[source]
@@ -60,4 +64,4 @@ def source_options(source: str, values: Mapping[str, Any]) -> dict[str, Any] | N
         return {spec.option: value}
     if not isinstance(value, Mapping):
         return None
-    return {key: item for key, item in value.items() if (source, key) != ("student", "tokenizer")} or None
+    return {key: item for key, item in value.items() if (*spec.section, key) != TARGET_TOKENIZER} or None

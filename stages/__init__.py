@@ -7,8 +7,10 @@ import importlib
 
 STAGES: dict[str, str] = {
     "source-model": "stages.sources:ModelSource",
+    "source-model-config": "stages.sources:ModelConfigSource",
     "source-tokenizer": "stages.sources:TokenizerSource",
     "source-documents": "stages.document_source:DocumentsSource",
+    "audit": "stages.audit:AuditStage",
     "align": "stages.align:Align",
     "init": "stages.init:Init",
     "distill": "stages.distill:Distill",

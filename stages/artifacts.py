@@ -86,20 +86,42 @@ class TokenizerArtifact(Artifact):
     """A directory that ``AutoTokenizer.from_pretrained`` loads."""
 
     kind = "tokenizer"
-    required = ("tokenizer.json", "tokenizer_config.json")
+    required = ("tokenizer_config.json",)
+
+    @classmethod
+    def verify(cls, path: Path) -> None:
+        super().verify(path)
+        _verify_vocabulary(path)
 
 
 class ModelArtifact(Artifact):
     """An ordinary Hugging Face model directory with its tokenizer: no code of ours is needed to load it."""
 
     kind = "model"
-    required = ("config.json", "tokenizer.json", "tokenizer_config.json")
+    required = ("config.json", *TokenizerArtifact.required)
 
     @classmethod
     def verify(cls, path: Path) -> None:
         super().verify(path)
+        _verify_vocabulary(path)
         if not any(path.glob("*.safetensors")):
             raise ArtifactError(f"{path} holds no *.safetensors file")
+
+
+class ModelConfigArtifact(TokenizerArtifact):
+    """A model directory without its weights: ``config.json`` and the tokenizer."""
+
+    kind = "model-config"
+    required = ("config.json", *TokenizerArtifact.required)
+
+
+def _verify_vocabulary(path: Path) -> None:
+    """Check that the tokenizer has its ``tokenizer.json``, unless it runs in Python and says so."""
+    file = path / "tokenizer.json"
+    if file.is_file() and file.stat().st_size > 0:
+        return
+    if read_json(path / "tokenizer_config.json").get("backend", "tokenizers") == "tokenizers":
+        raise ArtifactError(f"{file} is missing or empty")
 
 
 class DocumentsArtifact(Artifact):
@@ -122,3 +144,10 @@ class ReportArtifact(Artifact):
 
     kind = "report"
     required = ("report.json", "table.txt")
+
+
+class AuditArtifact(ReportArtifact):
+    """A report on two tokenizers and a text, also as ``report.html``: one page that needs no other file."""
+
+    kind = "audit"
+    required = (*ReportArtifact.required, "report.html")

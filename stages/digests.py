@@ -7,6 +7,8 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 _SETTLED_SECONDS = 2.0
@@ -21,24 +23,34 @@ def list_files(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(directory).parts)
 
 
-def content_digest(path: Path, memo: Path | None = None) -> str:
+def content_digest(path: Path, memo: Path | None = None, patterns: Sequence[str] | None = None) -> str:
     """SHA-256 (hex) of a file's bytes, or of a directory's relative file names and their digests.
 
     Args:
         path: file or directory.
         memo: JSON file of earlier digests, by path, size, mtime_ns and inode; None reads everything.
+        patterns: of a directory, take only the files that lie directly in it under a name that matches one of these.
     """
     known = _read_memo(memo)
     before = dict(known)
     if path.is_file():
         digest = _file_digest(path, known)
     else:
-        lines = [f"{_file_digest(file, known)} {file.relative_to(path).as_posix()}\n" for file in list_files(path)]
+        files = list_files(path) if patterns is None else _matching_files(path, patterns)
+        lines = [f"{_file_digest(file, known)} {file.relative_to(path).as_posix()}\n" for file in files]
         digest = hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
     if memo is not None and known != before:
         # Another process may have added to it meanwhile: what it found is kept.
         _write_memo(memo, _read_memo(memo) | known)
     return digest
+
+
+def _matching_files(directory: Path, patterns: Sequence[str]) -> list[Path]:
+    return [
+        path
+        for path in sorted(directory.iterdir())
+        if path.is_file() and any(fnmatchcase(path.name, pattern) for pattern in patterns)
+    ]
 
 
 def _file_digest(path: Path, known: dict[str, list[int | str]]) -> str:

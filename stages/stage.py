@@ -23,6 +23,10 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    reference_files: ClassVar[tuple[str, ...] | None] = None
+    """Glob patterns of the files that the stage reads of a referenced directory; only they go into its key. None: all
+    files."""
+
 
 def not_keyed(default: Any, **constraints: Any) -> Any:
     """A field that changes how a stage runs but not what it computes, so it stays out of the cache key."""

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "alignment": {"alignment"},
     "losses": {"losses"},
 }
-STAGE_MODULES = {"sources", "align", "init", "distill", "stochastok", "evaluate"}
+STAGE_MODULES = {"sources", "document_source", "align", "audit", "init", "distill", "stochastok", "evaluate"}
 HEAVY = {"torch", "transformers", "mlflow", "deepspeed", "datasets", "matplotlib"}
 LIGHT = [path for path in REPOSITORY.glob("pipeline/*.py")] + [path for path in REPOSITORY.glob("stages/*.py")]
 HEAVY_ON_PURPOSE = {"initialisation.py", "reload_check.py"}  # imported by a stage's run, never while planning

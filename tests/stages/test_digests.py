@@ -61,3 +61,15 @@ def test_a_damaged_memo_costs_hashing_and_nothing_else(tmp_path: Path) -> None:
     assert content_digest(path, memo) == hashlib.sha256(b"abc").hexdigest()
     assert len(json.loads(memo.read_text())) == 1
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("tmp")] == []
+
+
+def test_with_patterns_only_matching_files_of_the_directory_itself_count(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors", "sub/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one")
+    digest = content_digest(tmp_path, patterns=("*.json", "*.txt"))
+    for name in ("model.safetensors", "sub/config.json"):
+        (tmp_path / name).write_text("two")
+    assert content_digest(tmp_path, patterns=("*.json", "*.txt")) == digest
+    (tmp_path / "config.json").rename(tmp_path / "other.json")
+    assert content_digest(tmp_path, patterns=("*.json", "*.txt")) != digest
