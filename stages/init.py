@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from stages.initialisation import VocabularyTensors
 
 
+_TOKENIZER_CHOICE = (
+    "Beside a model of some types AutoTokenizer loads only a tokenizer.json: a target tokenizer without one needs a "
+    "student of another type."
+)
+
+
 class InitConfig(StageConfig):
     """How the new rows are made."""
 
@@ -50,6 +56,7 @@ class Init:
         from alignment.initializers import load_initializer
         from alignment.vocab import VocabAlignment
         from stages import initialisation
+        from stages.reload_check import inspect_tokenizer
 
         alignment = VocabAlignment.load(ctx.input("alignment") / "alignment.npz")
         _check_tokenizers(alignment, ctx.input("student"), ctx.input("tokenizer"))
@@ -68,9 +75,11 @@ class Init:
         model.save_pretrained(ctx.out)
         tokenizer.save_pretrained(ctx.out)
         manifest = _manifest(ctx.config, alignment, tensors)
+        facts = ("matrix_rows", "tokenizer_size", "tied")
+        expected = inspect_tokenizer(tokenizer) | {name: manifest[name] for name in facts}
         del model, tensors  # the check loads a second copy
         _stop_if_asked(ctx)
-        _check_reloaded(ctx.out, manifest)
+        _check_reloaded(ctx.out, expected)
 
         write_json(ctx.out / "init.json", manifest)
         write_json(ctx.out / "metrics.json", {name: float(count) for name, count in manifest["rows"].items()})
@@ -130,23 +139,25 @@ def _manifest(config: InitConfig, alignment: VocabAlignment, tensors: Vocabulary
     }
 
 
-def _check_reloaded(directory: Path, manifest: dict[str, Any]) -> None:
+def _check_reloaded(directory: Path, expected: dict[str, Any]) -> None:
     """Load the result in a process of its own and compare it with what was meant.
 
     Raises:
-        StageError: it does not load, or is not what ``manifest`` says.
+        StageError: it does not load, or is not what was expected.
     """
     from stages.reload_check import differences, inspect_in_fresh_process
 
     try:
         found = inspect_in_fresh_process(directory)
     except subprocess.CalledProcessError as error:
-        raise StageError(f"the model just written to {directory} does not load:\n{error.stderr}") from None
-    wrong = differences(found, {name: manifest[name] for name in ("matrix_rows", "tokenizer_size", "tied")})
+        raise StageError(
+            f"the model just written to {directory} does not load. {_TOKENIZER_CHOICE}\n{error.stderr}"
+        ) from None
+    wrong = differences(found, expected)
     if wrong:
         raise StageError(
             f"the model just written to {directory} is not what was meant: {'; '.join(wrong)}. "
-            "Check that the student gives finite logits and that the tokenizer decodes what it encodes."
+            f"Check that the student gives finite logits. {_TOKENIZER_CHOICE}"
         )
 
 

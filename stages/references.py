@@ -227,7 +227,7 @@ class Fingerprint(NamedTuple):
     description: dict[str, str]
 
 
-def fingerprint(reference: Reference, memo: Path | None = None) -> Fingerprint:
+def fingerprint(reference: Reference, memo: Path | None = None, files: Sequence[str] | None = None) -> Fingerprint:
     """Pin a reference: the commit of a hub repository, else the digest of the file or directory.
 
     A file's suffix belongs to its identity because it decides how the file is read; a directory's digest covers
@@ -236,6 +236,7 @@ def fingerprint(reference: Reference, memo: Path | None = None) -> Fingerprint:
     Args:
         reference: what to pin.
         memo: JSON file that remembers digests by (path, size, mtime_ns, inode); None hashes every time.
+        files: glob patterns: of a directory, only the files whose names match count. None: all files below it.
 
     Raises:
         ReferenceProblem: the reference cannot be followed.
@@ -244,6 +245,6 @@ def fingerprint(reference: Reference, memo: Path | None = None) -> Fingerprint:
     if isinstance(pinned, HubReference):
         return Fingerprint(f"commit:{pinned.revision}", {"reference": str(pinned), "commit": pinned.revision or ""})
     path = pinned.locate()
-    sha256 = content_digest(path, memo)
+    sha256 = content_digest(path, memo, files)
     mark = path.suffix.lower() if path.is_file() else "/"
     return Fingerprint(f"sha256:{sha256}{mark}", {"reference": str(pinned), "sha256": sha256})

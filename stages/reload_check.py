@@ -10,7 +10,10 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PROBE = "The café at 12:30, 東京:\n    return x\n"
 
@@ -22,15 +25,24 @@ def inspect(directory: Path) -> dict[str, Any]:
 
     model = AutoModelForCausalLM.from_pretrained(directory).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    ids = tokenizer(PROBE, return_tensors="pt", add_special_tokens=False).input_ids
+    tokenized = inspect_tokenizer(tokenizer)
     with torch.inference_mode():
-        logits = model(ids).logits
+        logits = model(torch.tensor([tokenized["ids"]])).logits
     return {
+        **tokenized,
         "logits_finite": bool(logits.isfinite().all()),
         "matrix_rows": logits.shape[-1],
-        "tokenizer_size": max(tokenizer.get_vocab().values()) + 1,
-        "decoded": tokenizer.decode(ids[0]),
         "tied": model.get_input_embeddings().weight is model.get_output_embeddings().weight,
+    }
+
+
+def inspect_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a tokenizer makes of a short text."""
+    ids = tokenizer(PROBE, add_special_tokens=False).input_ids
+    return {
+        "tokenizer_size": max(tokenizer.get_vocab().values()) + 1,
+        "ids": ids,
+        "decoded": tokenizer.decode(ids),
     }
 
 
@@ -46,8 +58,8 @@ def inspect_in_fresh_process(directory: Path) -> dict[str, Any]:
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """What ``inspect`` found that is not as expected. Finite logits and the probe's own text are always expected."""
-    expected = {**expected, "logits_finite": True, "decoded": PROBE}
+    """What ``inspect`` found that is not as expected. Finite logits are always expected."""
+    expected = {**expected, "logits_finite": True}
     return [f"{name} is {found[name]!r}, not {value!r}" for name, value in expected.items() if found[name] != value]
 
 

@@ -5,34 +5,43 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import AfterValidator, field_validator, model_validator
 
-from stages.artifacts import ModelArtifact, TokenizerArtifact
+from stages.artifacts import ModelArtifact, ModelConfigArtifact, TokenizerArtifact
 from stages.conversion.errors import ConversionError
 from stages.conversion.patterns import resolve_pattern
 from stages.references import ReferenceProblem, parse
 from stages.stage import Input, StageConfig, StageContext, StageError, reference
 
-TOKENIZER_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
+TOKENIZER_FILES = ("*.json", "*.jinja", "*.py", "*.txt", "*.model")
 MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors", "pytorch_model*.bin")
 """What is fetched of a hub repository; ``*.json`` includes the configurations and the shard indices."""
+
+RANK_SUFFIXES = (".tiktoken", ".tiktoken.gz")
+
+Trust = Annotated[bool | None, AfterValidator(lambda value: value or None)]
+"""Whether code that comes with a tokenizer may be run. False is None: saying no changes no key."""
 
 
 class TokenizerSpec(StageConfig):
     """A tokenizer. A recipe may write the reference alone where nothing else is to be said."""
 
     file: str = reference()
-    """A directory or hub repository, or a tokenizer.json, *.tiktoken, *.model or *.gguf file."""
+    """A directory or hub repository, or a tokenizer.json, tekken.json, *.tiktoken, *.model or *.gguf file."""
     pattern: str | None = None
-    """For a *.tiktoken file: its pre-tokenization regex, or ``gpt2`` or ``cl100k``."""
+    """For a tiktoken rank file: its pre-tokenization regex, or ``gpt2``, ``cl100k`` or ``qwen2``."""
     special_tokens: dict[str, int] = {}
-    """For a *.tiktoken file: special token -> id."""
+    """For a tiktoken rank file: special token -> id."""
+    normalization: Literal["nfc"] | None = None
+    """For a tiktoken rank file: the Unicode normal form that its encoder brings text to, if any."""
     bos: str | None = None
     """Begin-of-text token, if the file names none or another is wanted; likewise ``eos`` and ``pad``."""
     eos: str | None = None
     pad: str | None = None
+    trust_remote_code: Trust = None
+    """Run the Python code that comes with the tokenizer, once, to make a plain tokenizer of it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -48,14 +57,19 @@ class TokenizerSpec(StageConfig):
 
     @model_validator(mode="after")
     def _ranks_and_nothing_else_need_a_pattern(self) -> TokenizerSpec:
-        if self.file.endswith(".tiktoken"):
+        given = self.pattern is not None or bool(self.special_tokens) or self.normalization is not None
+        # Llama 3 calls its rank file tokenizer.model, as SentencePiece does its models.
+        if self.file.endswith(RANK_SUFFIXES) or (given and self.file.endswith(".model")):
             if self.pattern is None or not self.special_tokens or self.eos is None:
                 raise ValueError(
-                    "a *.tiktoken file holds byte strings alone; write {file: ..., pattern: gpt2, special_tokens: "
+                    "a tiktoken rank file holds byte strings alone; write {file: ..., pattern: gpt2, special_tokens: "
                     "{'<|endoftext|>': 50256}, eos: '<|endoftext|>'} with its own values"
                 )
-        elif self.pattern is not None or self.special_tokens:
-            raise ValueError("'pattern' and 'special_tokens' are for *.tiktoken files; every other file has its own")
+        elif given:
+            raise ValueError(
+                "'pattern', 'special_tokens' and 'normalization' are for tiktoken rank files (*.tiktoken, "
+                "*.tiktoken.gz or *.model); every other file has its own"
+            )
         return self
 
     @property
@@ -72,12 +86,24 @@ class ModelSourceConfig(StageConfig):
     """A Hugging Face directory, a hub repository or a *.gguf file."""
     tokenizer: TokenizerSpec | None = None
     """Its tokenizer, if that lies elsewhere."""
+    trust_remote_code: Trust = None
+    """Run the Python code that comes with the tokenizer beside the model, once, to make a plain tokenizer of it."""
+
+    @model_validator(mode="after")
+    def _trust_is_for_the_tokenizer_that_is_read(self) -> ModelSourceConfig:
+        if self.trust_remote_code and self.tokenizer is not None:
+            raise ValueError("'trust_remote_code' is about the tokenizer beside the model: write it under 'tokenizer'")
+        return self
+
+    def tokenizer_beside(self, model: Path) -> TokenizerSpec:
+        """The tokenizer that belongs to the model found at ``model``."""
+        return self.tokenizer or TokenizerSpec(file=str(model), trust_remote_code=self.trust_remote_code)
 
 
 class ModelSource:
     """Brings a model and its tokenizer into the store as a Hugging Face directory."""
 
-    VERSION = 1
+    VERSION = 2
     Config = ModelSourceConfig
     inputs: dict[str, Input] = {}
     output = ModelArtifact
@@ -95,14 +121,40 @@ class ModelSource:
             source = parse(config.model, Path.cwd()).locate(MODEL_FILES)
             ctx.progress(f"model: {source}")
             write_model(source, ctx.out)
-            tokenizer = _write_tokenizer(config.tokenizer or TokenizerSpec(file=str(source)), ctx.out)
+            tokenizer = _write_tokenizer(config.tokenizer_beside(source), ctx)
             rows = embedding_rows(ctx.out)
-        highest = max(tokenizer.get_vocab().values())
-        if highest >= rows:
-            raise StageError(
-                f"{config.model}: the tokenizer has ids up to {highest}, the model's embedding only {rows} rows: they "
-                "do not belong together; name the right tokenizer beside the model"
-            )
+        _check_rows(config.model, tokenizer, rows)
+
+
+class ModelConfigSourceConfig(ModelSourceConfig):
+    """Which model."""
+
+    reference_files: ClassVar[tuple[str, ...]] = TOKENIZER_FILES
+
+
+class ModelConfigSource:
+    """Brings a model's configuration and its tokenizer into the store; its weights are neither fetched nor read."""
+
+    VERSION = 1
+    Config = ModelConfigSourceConfig
+    inputs: dict[str, Input] = {}
+    output = ModelConfigArtifact
+
+    def run(self, ctx: StageContext) -> None:
+        """Write ``config.json`` and the tokenizer into ``ctx.out``.
+
+        Raises:
+            StageError: the configuration or the tokenizer cannot be had, or they do not fit each other.
+        """
+        from stages.conversion.config import write_config
+
+        config: ModelConfigSourceConfig = ctx.config
+        with _as_stage_error():
+            source = parse(config.model, Path.cwd()).locate(TOKENIZER_FILES)
+            rows = write_config(source, ctx.out)
+            tokenizer = _write_tokenizer(config.tokenizer_beside(source), ctx)
+        if rows is not None:
+            _check_rows(config.model, tokenizer, rows)
 
 
 class TokenizerSourceConfig(StageConfig):
@@ -115,7 +167,7 @@ class TokenizerSourceConfig(StageConfig):
 class TokenizerSource:
     """Brings a tokenizer into the store as a directory that ``AutoTokenizer`` loads."""
 
-    VERSION = 1
+    VERSION = 2
     Config = TokenizerSourceConfig
     inputs: dict[str, Input] = {}
     output = TokenizerArtifact
@@ -128,18 +180,30 @@ class TokenizerSource:
         """
         config: TokenizerSourceConfig = ctx.config
         with _as_stage_error():
-            _write_tokenizer(config.tokenizer, ctx.out)
+            _write_tokenizer(config.tokenizer, ctx)
 
 
-def _write_tokenizer(spec: TokenizerSpec, directory: Path) -> Any:
+def _check_rows(model: str, tokenizer: Any, rows: int) -> None:
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise StageError(
+            f"{model}: the tokenizer has ids up to {highest}, the model's embedding only {rows} rows: they do not "
+            "belong together; name the right tokenizer beside the model"
+        )
+
+
+def _write_tokenizer(spec: TokenizerSpec, ctx: StageContext) -> Any:
     from stages.conversion.tokenizer import write_tokenizer
 
     return write_tokenizer(
         parse(spec.file, Path.cwd()).locate(TOKENIZER_FILES),
-        directory,
+        ctx.out,
         pattern=None if spec.pattern is None else resolve_pattern(spec.pattern),
         special_tokens=spec.special_tokens,
+        normalization=spec.normalization,
         roles=spec.roles,
+        trust_remote_code=bool(spec.trust_remote_code),
+        warn=lambda line: ctx.progress(f"warning: {line}"),
     )
 
 

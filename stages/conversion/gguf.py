@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 
 def tokenizer_from_gguf(path: Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer that a GGUF file carries."""
-    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
 
 
 def model_from_gguf(path: Path) -> PreTrainedModel:

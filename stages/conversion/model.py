@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from stages.conversion.custom_code import refuse_model_code
 from stages.conversion.errors import ConversionError
 from stages.conversion.gguf import model_from_gguf
 
@@ -37,6 +38,7 @@ def write_model(source: Path, directory: Path) -> None:
         return
     if not (source / "config.json").is_file():
         raise ConversionError(f"{source}: not a model directory: config.json is missing")
+    refuse_model_code(source)
     shards = _shards(source)
     if shards:
         directory.mkdir(parents=True, exist_ok=True)

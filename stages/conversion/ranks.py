@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gzip
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -20,13 +23,13 @@ from stages.conversion.errors import ConversionError
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Read a tiktoken rank file: one base64 token and its rank a line.
+    """Read a tiktoken rank file, gzipped or not: one base64 token and its rank a line.
 
     Raises:
         ConversionError: a line is malformed, a token or rank occurs twice, or a single byte is missing.
     """
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(_content(path).splitlines(), start=1):
         if not line:
             continue
         try:
@@ -37,12 +40,31 @@ def read_ranks(path: Path) -> dict[bytes, int]:
         if token in ranks:
             raise ConversionError(f"{path}:{number}: the token {token!r} is there a second time")
         ranks[token] = value
+    check_ranks(path, ranks)
+    return ranks
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConversionError(f"{path}: not a whole gzip file: {error}") from None
+
+
+def check_ranks(path: Path, ranks: Mapping[bytes, int]) -> None:
+    """Check that ``ranks``, read from ``path``, can encode every text in one way.
+
+    Raises:
+        ConversionError: a rank occurs twice, or a single byte is missing.
+    """
     if len(set(ranks.values())) != len(ranks):
         raise ConversionError(f"{path}: two tokens share one rank")
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise ConversionError(f"{path}: {len(missing)} of the 256 single bytes are missing, first 0x{missing[0]:02x}")
-    return ranks
 
 
 def merge_below(token: bytes, ranks: Mapping[bytes, int]) -> list[bytes]:
@@ -74,13 +96,20 @@ def recover_merges(ranks: Mapping[bytes, int]) -> list[tuple[bytes, bytes]]:
     return merges
 
 
-def tokenizer_from_ranks(path: Path, *, pattern: str, special_tokens: Mapping[str, int]) -> PreTrainedTokenizerFast:
+def tokenizer_from_ranks(
+    path: Path,
+    *,
+    pattern: str,
+    special_tokens: Mapping[str, int],
+    normalization: Literal["nfc"] | None = None,
+) -> PreTrainedTokenizerFast:
     """Build the exact equivalent of a tiktoken encoding.
 
     Args:
         path: the rank file.
         pattern: pre-tokenization regex.
         special_tokens: special token -> id; they are given their ids explicitly because encodings have id gaps.
+        normalization: the Unicode normal form that the encoder brings text to first; none by default.
 
     Raises:
         ConversionError: the file is malformed, or an id of ``special_tokens`` is also a rank.
@@ -90,6 +119,20 @@ def tokenizer_from_ranks(path: Path, *, pattern: str, special_tokens: Mapping[st
     clashes = [f"{name}={number}" for name, number in special_tokens.items() if number in taken]
     if clashes:
         raise ConversionError(f"{path}: special token ids that ordinary tokens already have: {', '.join(clashes)}")
+    tokenizer = byte_pair_tokenizer(ranks, pattern=pattern, special_tokens=special_tokens)
+    if normalization == "nfc":
+        tokenizer.normalizer = normalizers.NFC()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=list(special_tokens))
+
+
+def byte_pair_tokenizer(ranks: Mapping[bytes, int], *, pattern: str, special_tokens: Mapping[str, int]) -> Tokenizer:
+    """Byte-pair encoding by rank as a ``tokenizers`` pipeline; the ranks are the ids.
+
+    Args:
+        ranks: token -> rank, with all 256 single bytes.
+        pattern: pre-tokenization regex.
+        special_tokens: special token -> id.
+    """
     alphabet = bytes_to_unicode()
 
     def spell(token: bytes) -> str:
@@ -107,4 +150,4 @@ def tokenizer_from_ranks(path: Path, *, pattern: str, special_tokens: Mapping[st
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in special_tokens])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=list(special_tokens))
+    return tokenizer

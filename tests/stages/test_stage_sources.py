@@ -94,6 +94,8 @@ def test_pickled_weights_become_safetensors_if_they_are_finite(
         ),
         (lambda source: (source / "config.json").write_text('{"model_type": "nope"}'), "not a causal language model"),
         (lambda source: (source / "tokenizer.json").unlink(), "finds no tokenizer there"),
+        (lambda source: (source / "tokenizer.json").write_text('{"model": '), "is damaged: JSONDecodeError"),
+        (lambda source: (source / "tokenizer.json").write_text("{}"), "is damaged: KeyError"),
     ],
 )
 def test_an_incomplete_model_is_refused_with_what_is_missing(
@@ -169,7 +171,10 @@ def test_a_tokenizer_without_an_end_is_refused(
     [
         ("x.tiktoken", "byte strings alone"),
         ({"file": "x.tiktoken", "pattern": "gpt2", "eos": "<e>"}, "byte strings alone"),
-        ({"file": "x.model", "pattern": "gpt2"}, r"are for \*\.tiktoken files"),
+        ({"file": "x.tiktoken.gz", "pattern": "gpt2", "eos": "<e>"}, "byte strings alone"),
+        ({"file": "x.model", "pattern": "gpt2"}, "byte strings alone"),
+        ({"file": "x.json", "pattern": "gpt2"}, "are for tiktoken rank files"),
+        ({"file": "x.model.v3", "normalization": "nfc"}, "are for tiktoken rank files"),
         ({"file": "x.tiktoken", "pattern": "gtp2", "special_tokens": {"<e>": 1}, "eos": "<e>"}, "known: gpt2, cl100k"),
         ({"file": "x.model", "patern": "gpt2"}, "Extra inputs are not permitted"),
     ],

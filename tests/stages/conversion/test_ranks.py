@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import importlib.metadata
 import itertools
 import json
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer
 from stages.conversion.errors import ConversionError
 from stages.conversion.patterns import PATTERNS, resolve_pattern
 from stages.conversion.ranks import read_ranks, recover_merges, tokenizer_from_ranks
+from stages.conversion.tokenizer import write_tokenizer
 
 SCRIPTS = (
     "Straße, naïve, coöperate; Łódź. Ελληνικά και Кириллица, עברית مرحبا हिन्दी ไทย 日本語",
@@ -133,6 +135,35 @@ def test_special_tokens_keep_their_ids_across_gaps(tmp_path: Path) -> None:
     loaded = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert loaded("A<end><pad>").input_ids == [65, 300, 305]
     assert sorted(loaded.all_special_ids) == [300, 305]
+
+
+def test_a_gzipped_rank_file_is_read_as_it_is_packed(tmp_path: Path) -> None:
+    path = write_ranks(tmp_path / "x.tiktoken", single_bytes())
+    packed = tmp_path / "x.tiktoken.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert read_ranks(packed) == read_ranks(path)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(ConversionError, match=r"x\.tiktoken\.gz: not a whole gzip file"):
+        read_ranks(packed)
+
+
+def test_with_a_pattern_a_model_file_is_read_as_ranks(tmp_path: Path) -> None:
+    # as Llama 3 ships its ranks
+    path = write_ranks(tmp_path / "tokenizer.model", single_bytes() | {b"ab": 256})
+    options = {"pattern": r"\w+|\W+", "special_tokens": {"<end>": 300}, "roles": {"eos": "<end>"}}
+    tokenizer = write_tokenizer(path, tmp_path / "out", **options)
+    assert tokenizer("ab!<end>").input_ids == [256, ord("!"), 300]
+    with pytest.raises(ConversionError, match=r"not a SentencePiece model; if it is a tiktoken rank file.*'pattern'"):
+        write_tokenizer(path, tmp_path / "other")
+
+
+def test_a_normal_form_is_applied_before_the_ranks(tmp_path: Path) -> None:
+    path = write_ranks(tmp_path / "x.tiktoken", single_bytes())
+    options = {"pattern": r"\w+|\W+", "special_tokens": {"<end>": 300}, "roles": {"eos": "<end>"}}
+    composed, decomposed = "\u00e9", "e\u0301"
+    for form, expected in ((None, decomposed), ("nfc", composed)):
+        tokenizer = write_tokenizer(path, tmp_path / str(form), normalization=form, **options)
+        assert tokenizer(decomposed).input_ids == list(expected.encode())
 
 
 @pytest.mark.parametrize(
