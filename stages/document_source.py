@@ -48,7 +48,7 @@ class DocumentSet(StageConfig):
     def _conversations_stay_whole(self) -> DocumentSet:
         if self.messages is not None and self.document_bytes is not None:
             raise ValueError("'document_bytes' cuts text; conversations ('messages') stay whole")
-        if self.messages is not None and "text" in self.model_fields_set:
+        if self.messages is not None and self.text != DocumentSet.model_fields["text"].default:
             raise ValueError("a set holds either text ('text') or conversations ('messages'), not both")
         return self
 

@@ -73,7 +73,8 @@ def test_reading_documents_stops_when_asked(tmp_path: Path) -> None:
 def test_conversations_keep_their_messages_and_tools(tmp_path: Path) -> None:
     lines = [{"chat": HELLO}, {"chat": CALL, "tools": [{"type": "function"}], "source": "left out"}]
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out = run(tmp_path, documents=[{"path": str(tmp_path / "chat.jsonl"), "messages": "chat"}])
+    config = DocumentsSource.Config(documents=[{"path": str(tmp_path / "chat.jsonl"), "messages": "chat"}])
+    out = run(tmp_path, **config.model_dump(mode="json"))  # as the runner hands it on
     records = [json.loads(line) for line in (out / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
     assert records == [
         {"id": "chat/0", "domain": "chat", "weight": 1.0, "messages": HELLO},
@@ -112,4 +113,4 @@ def test_conversations_are_json_lines_and_never_cut(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="conversations \\('messages'\\) stay whole"):
         DocumentsSource.Config(documents=[{"path": "x.jsonl", "messages": "chat", "document_bytes": 100}])
     with pytest.raises(ValidationError, match=r"either text .* or conversations"):
-        DocumentsSource.Config(documents=[{"path": "x.jsonl", "messages": "chat", "text": "text"}])
+        DocumentsSource.Config(documents=[{"path": "x.jsonl", "messages": "chat", "text": "body"}])
