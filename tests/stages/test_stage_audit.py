@@ -305,9 +305,7 @@ def test_a_gguf_file_gives_its_configuration(tmp_path):
 
 
 def test_conversations_that_no_template_renders_are_the_first_warning(inputs, tmp_path, tiny_chat_dirs):
-    findings = json.loads((_audit(inputs, tmp_path / "without") / "report.json").read_text())["recommendation"][
-        "findings"
-    ]
+    findings = _findings(_audit(inputs, tmp_path / "without"))
     assert findings[0]["topic"] == "chat templates"
     assert "conversations (1), which distill would refuse" in findings[0]["message"]
 
@@ -317,5 +315,8 @@ def test_conversations_that_no_template_renders_are_the_first_warning(inputs, tm
     for path in tiny_chat_dirs[0].iterdir():
         shutil.copy(path, teacher)
     able = inputs._replace(teacher=teacher, tokenizer=tokenizer)
-    findings = json.loads((_audit(able, tmp_path / "with") / "report.json").read_text())["recommendation"]["findings"]
-    assert "chat templates" not in {finding["topic"] for finding in findings}
+    assert "chat templates" not in {finding["topic"] for finding in _findings(_audit(able, tmp_path / "with"))}
+
+
+def _findings(directory: Path) -> list[dict[str, str]]:
+    return json.loads((directory / "report.json").read_text(encoding="utf-8"))["recommendation"]["findings"]
