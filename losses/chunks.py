@@ -7,7 +7,7 @@ about the token after it, sits there too.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -97,6 +97,60 @@ def chunk_adjacent(chunk_ids: Tensor, num_chunks: int) -> Tensor:
     adjacent = torch.zeros_like(first, dtype=torch.bool)
     adjacent[:, 1:] = (first[:, 1:] == last[:, :-1] + 1) & (last[:, :-1] >= 0)
     return adjacent
+
+
+class TokenizedSide(Protocol):
+    """One model's tokens of a batch of texts.
+
+    Attributes:
+        ids: int64 [B, T] token ids.
+        chunk: int64 [B, T], the token's chunk, or -1.
+        scored: bool [B, T], tokens that have a log-probability and take part in the loss; never index 0.
+        lengths: int64 [B, T], bytes of text that the token stands for; 0 for special tokens.
+    """
+
+    ids: Tensor
+    chunk: Tensor
+    scored: Tensor
+    lengths: Tensor
+
+
+class AlignedRows(NamedTuple):
+    """N chunks that can be compared, and where each model predicts the chunk's first token: after the same bytes.
+
+    Attributes:
+        teacher, student: int64 [N], flat positions in [B * T] (T differs) whose predictions are about the chunk's first
+            token: the token before it.
+        chunk: int64 [N], flat chunk numbers in [B * C].
+        one_to_one: bool [N], chunks of one token on either side, which then have the same bytes.
+    """
+
+    teacher: Tensor
+    student: Tensor
+    chunk: Tensor
+    one_to_one: Tensor
+
+
+def aligned_rows(teacher: TokenizedSide, student: TokenizedSide, num_chunks: int) -> AlignedRows:
+    """The positions of both models that predict the start of the same chunk, for every chunk valid on both sides."""
+    valid = chunk_valid(teacher.scored, teacher.chunk, num_chunks)
+    valid = valid & chunk_valid(student.scored, student.chunk, num_chunks)
+    batch, chunk = valid.nonzero(as_tuple=True)
+    rows, single = [], []
+    for side in (teacher, student):
+        first = first_token_index(side.chunk, num_chunks)[batch, chunk]
+        last = last_token_index(side.chunk, num_chunks)[batch, chunk]
+        rows.append(batch * side.chunk.shape[1] + first - 1)
+        single.append(first == last)
+    return AlignedRows(*rows, chunk=batch * num_chunks + chunk, one_to_one=single[0] & single[1])
+
+
+def scored_rows(scored: Tensor) -> tuple[Tensor, Tensor]:
+    """Flat positions in [B * T] that predict each scored token, and those tokens' own: int64 [N] each."""
+    scored = scored.clone()
+    scored[:, 0] = False
+    tokens = scored.flatten().nonzero().squeeze(1)
+    return tokens - 1, tokens
 
 
 class ChunkScores(NamedTuple):

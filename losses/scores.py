@@ -42,10 +42,11 @@ def token_scores(
     boundary_rows: Tensor | None = None,
     bias: Tensor | None = None,
     softcap: float | None = None,
+    scale: float = 1.0,
     vocab_size: int | None = None,
     chunk_rows: int | None = None,
 ) -> TokenScores:
-    """Score ``labels`` under ``softmax(softcap * tanh((hidden @ weight.T + bias) / softcap))``.
+    """Score ``labels`` under ``softmax(softcap * tanh(scale * (hidden @ weight.T + bias) / softcap))``.
 
     The logits exist for one block of rows at a time, in the forward pass and again in the backward pass, which
     recomputes them (alm.md §8.2.4). Rows that need neither score cost nothing. Arithmetic over the vocabulary is in
@@ -59,6 +60,7 @@ def token_scores(
         boundary_rows: ``[R]`` bool, where the boundary log-probability is wanted, scored row or not; by default at
             every scored row.
         bias: ``[V]`` added to the logits.
+        scale: factor of the logits before the soft cap.
         softcap: soft cap of the final logits, as in Gemma 2; None for no cap.
         vocab_size: number of real tokens; the weight rows from there on are padding and get no probability.
         chunk_rows: rows per block; by default as many as fit the block budgets at the top of this module.
@@ -73,6 +75,8 @@ def token_scores(
         raise ValueError(f"chunk_rows is {chunk_rows}; it must be at least 1, or None for the default")
     vocab_size = weight.shape[0] if vocab_size is None else vocab_size
     _check_shapes(hidden, weight, labels, bias, softcap, vocab_size)
+    if scale != 1.0:
+        hidden, bias = hidden * scale, None if bias is None else bias * scale
     scored = labels != IGNORE_INDEX
     _check_labels(labels, scored, vocab_size)
     wants_boundary = _boundary_rows(boundary_mask, boundary_rows, scored)

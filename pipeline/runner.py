@@ -227,6 +227,7 @@ class _Run:
             "work": str(entry.work.resolve()),
             "out": str(entry.partial_directory(attempt.number).resolve()),
             "attempt": str(attempt.path.resolve()),
+            "cache": str((self.store.root.parent / "cache").resolve()),
             "resources": stage.resources.model_dump(mode="json"),
         }
 

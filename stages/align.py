@@ -11,8 +11,6 @@ from stages.artifacts import AlignmentArtifact, Artifact, ModelArtifact, Tokeniz
 from stages.stage import Input, StageConfig, StageContext, StageError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from alignment.byte_view import ByteView
 
 
@@ -53,6 +51,7 @@ class Align:
 
         from alignment.byte_models import byte_model
         from alignment.byte_view import ByteView
+        from alignment.chat import special_roles_and_turns
         from alignment.token_codecs import UnsupportedTokenizer
         from alignment.token_index import UnknownToken
         from alignment.vocab import AlignmentError, align_vocabularies
@@ -61,7 +60,7 @@ class Align:
         source_tokenizer = AutoTokenizer.from_pretrained(ctx.input("student"))
         target_tokenizer = AutoTokenizer.from_pretrained(ctx.input("tokenizer"))
         source_tokenizer.name_or_path, target_tokenizer.name_or_path = "student", "target"  # as messages call them
-        target_roles = _roles(target_tokenizer)
+        target_roles = special_roles_and_turns(target_tokenizer)
         tensors, rows = _vocab_tensors(ctx)
         try:
             source = ByteView.from_tokenizer(source_tokenizer)
@@ -71,7 +70,7 @@ class Align:
                 source,
                 target,
                 model=byte_model(source_tokenizer, source),
-                source_roles=_roles(source_tokenizer),
+                source_roles=special_roles_and_turns(source_tokenizer),
                 target_roles=target_roles,
                 override=ctx.config.override,
                 fold=ctx.config.fold,
@@ -85,16 +84,6 @@ class Align:
         write_json(ctx.out / "report.json", report)
         write_json(ctx.out / "metrics.json", _metrics(report))
         ctx.progress(_summary(report))
-
-
-def _roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The roles that a tokenizer's configuration names, and the end of an assistant's turn, as its template has it."""
-    from alignment.chat import ChatTemplate
-    from alignment.special_tokens import special_roles
-
-    roles = special_roles(tokenizer)
-    end = ChatTemplate(tokenizer).end_of_turn("assistant") if tokenizer.chat_template else None
-    return roles if end is None else {**roles, "end_of_turn": tokenizer.convert_tokens_to_ids(end)}
 
 
 def _vocab_tensors(ctx: StageContext) -> tuple[dict[str, Any], int | None]:

@@ -50,6 +50,7 @@ class Distill:
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
+        from losses.balance import GradMag
         from stages.training.aligner import DocumentAligner
         from stages.training.run import train_student
 
@@ -67,6 +68,6 @@ class Distill:
             config.losses,
             aligner,
             teacher_directory=ctx.input("teacher") if needs_teacher else None,
-            balanced=config.combine == "gradmag",
+            balancer=GradMag() if config.combine == "gradmag" else None,
             account=aligner.account,
         )

@@ -105,6 +105,7 @@ class StageContext:
         should_stop: True once the stage was asked to stop; poll it in every long loop, save, and raise
             StageInterrupted.
         resources: how the stage was launched (``pipeline.recipe.Resources`` as a dict).
+        cache: a directory for tables that any stage may need again, each a function of its file's name; None for none.
         rank, world_size, local_rank: this process among those of the stage, and among those on its machine.
     """
 
@@ -116,6 +117,7 @@ class StageContext:
     progress: Callable[[str], None] = _no_progress
     should_stop: Callable[[], bool] = lambda: False
     resources: Mapping[str, Any] = field(default_factory=dict)
+    cache: Path | None = None
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0

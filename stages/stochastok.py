@@ -47,6 +47,6 @@ class StochasTok:
             except InexactEncoding as error:
                 raise StageError(f"document {document.id}: {error}") from None
             split = table.expand(ids, config.proportion, rng=generator(config.seed, epoch, number))
-            return plain_windows(split, view.prefix_ids, config.window_tokens)
+            return plain_windows(split, view.byte_lengths, view.prefix_ids, config.window_tokens)
 
         train_student(ctx, config, (LossEntry(cross_entropy=CrossEntropyOptions()),), windows_of)

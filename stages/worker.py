@@ -1,7 +1,7 @@
 """Run one stage in this process: ``python -m stages.worker JOB.json`` (under torchrun, once per rank).
 
 The job file is what the runner wrote: ``stage`` and ``uses`` (names), ``module`` ("package.module:Class"), ``config``,
-``inputs`` {input: {stage: directory}}, ``work``, ``out``, ``attempt`` (directories) and ``resources``.
+``inputs`` {input: {stage: directory}}, ``work``, ``out``, ``attempt``, ``cache`` (directories) and ``resources``.
 
 Exit codes: 0 the stage returned, 75 it saved and stopped because it was asked to, 1 it failed. The first rank that
 does not return also writes ``outcome.json`` into the attempt, because torchrun does not pass exit codes on.
@@ -25,7 +25,7 @@ import psutil
 
 from stages.stage import MetricsWriter, StageContext, StageError, StageInterrupted
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PROGRESS_PREFIX = "progress| "
 """Log lines with this prefix are for the user; everything else in the log is chatter."""
 
@@ -98,6 +98,7 @@ def make_context(job: Mapping[str, Any], config: Any, should_stop: Callable[[], 
         progress=progress if rank == 0 else lambda line: None,
         should_stop=should_stop,
         resources=job["resources"],
+        cache=Path(job["cache"]),
         rank=rank,
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=int(os.environ.get("LOCAL_RANK", "0")),

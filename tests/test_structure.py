@@ -16,7 +16,7 @@ MAY_IMPORT = {
 }
 STAGE_MODULES = {"sources", "document_source", "align", "audit", "init", "distill", "stochastok", "evaluate"}
 HEAVY = {"torch", "transformers", "mlflow", "deepspeed", "datasets", "matplotlib"}
-LIGHT = [path for path in REPOSITORY.glob("pipeline/*.py")] + [path for path in REPOSITORY.glob("stages/*.py")]
+LIGHT = [path for glob in ("pipeline/*.py", "stages/*.py", "stages/objectives/*.py") for path in REPOSITORY.glob(glob)]
 HEAVY_ON_PURPOSE = {"initialisation.py", "reload_check.py"}  # imported by a stage's run, never while planning
 
 

@@ -3,6 +3,7 @@
 from alignment.chat.align import AlignedChat, ChatSide, ChatTokens, TrainOn, align_chat
 from alignment.chat.messages import ChatError
 from alignment.chat.report import describe_chat_pair, describe_chat_template
+from alignment.chat.roles import special_roles_and_turns
 from alignment.chat.template import ChatTemplate
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "align_chat",
     "describe_chat_pair",
     "describe_chat_template",
+    "special_roles_and_turns",
 ]

@@ -37,6 +37,7 @@ class ChatTokens:
         ids: int32 [T], exactly what the model's tokenizer makes of its rendering.
         message: int32 [T], the message of whose content (or as whose end-of-turn token) a token is part; -1 for markup.
         trained: bool [T], tokens of contents and ends of turns that are to be learned.
+        lengths: int64 [T], bytes of content that each token stands for; 0 for markup.
         not_rendered_bytes: content to be learned that the template drops (outer white space, earlier reasoning) or
             writes as JSON.
         straddling_bytes: content to be learned in tokens that hold markup too.
@@ -48,6 +49,7 @@ class ChatTokens:
     ids: np.ndarray
     message: np.ndarray
     trained: np.ndarray
+    lengths: np.ndarray
     not_rendered_bytes: int
     straddling_bytes: int
     rewritten_bytes: int
@@ -169,6 +171,7 @@ def _summary(chat: RenderedChat, tokens: ContentTokens, trained: np.ndarray) -> 
         ids=tokens.encoding.ids[real],
         message=tokens.message[real],
         trained=learned[real],
+        lengths=tokens.byte_lengths[real],
         not_rendered_bytes=int(lengths[tokens.filler].sum()),
         straddling_bytes=int(lengths[tokens.straddles].sum()),
         rewritten_bytes=int(lengths[rewritten].sum()),

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from stages.stage import StageError
 from stages.training.config import TrainingConfig
 from stages.training.data import SideBatch
-from stages.training.models import ScoringModel, Signals
+from stages.training.models import Losses, Pass, ScoringModel
 from stages.training.optimiser import parameter_groups, set_learning_rate
 
 
 class Backend(Protocol):
     """What the training loop needs; the seam behind which processes and sharding hide."""
 
-    def forward(self, batch: SideBatch) -> Signals:
-        """Score a micro-batch with gradients."""
+    def forward(self, batch: SideBatch, losses: Losses, measure: bool) -> Pass:
+        """``ScoringModel.forward`` of the student, with gradients."""
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add one micro-batch's gradient; ``last`` marks the final one of the step."""
@@ -48,8 +48,9 @@ class Backend(Protocol):
         """Leave the other processes; nothing else may be called afterwards."""
 
 
-def _adamw(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, config), betas=config.betas, fused=True)
+def _adamw(student: ScoringModel, config: TrainingConfig) -> torch.optim.AdamW:
+    groups = parameter_groups(student.model, student.auxiliary, config)
+    return torch.optim.AdamW(groups, betas=config.betas, fused=True)
 
 
 class PlainBackend:
@@ -63,7 +64,7 @@ class PlainBackend:
         self._student = student
         self._config = config
         self._trained = [p for p in student.parameters() if p.requires_grad]
-        self._optimiser = _adamw(student.model, config)
+        self._optimiser = _adamw(student, config)
         self._masters = self._trained
         if config.dtype == "bf16":
             masters = {id(p): nn.Parameter(p.detach().float()) for p in self._trained}
@@ -71,8 +72,8 @@ class PlainBackend:
             for group in self._optimiser.param_groups:
                 group["params"] = [masters[id(p)] for p in group["params"]]
 
-    def forward(self, batch: SideBatch) -> Signals:
-        return self._student(batch)
+    def forward(self, batch: SideBatch, losses: Losses, measure: bool) -> Pass:
+        return self._student(batch, losses, measure)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         loss.backward()
@@ -161,7 +162,7 @@ class DeepSpeedBackend:
         self._stage = zero_stage
         self._engine, self._optimiser, _, _ = deepspeed.initialize(
             model=student,
-            optimizer=_adamw(student.model, config),
+            optimizer=_adamw(student, config),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "gradient_accumulation_steps": accumulation,
@@ -177,8 +178,8 @@ class DeepSpeedBackend:
             for parameter in student.model.get_output_embeddings().parameters():
                 deepspeed.zero.register_external_parameter(student.head, parameter)
 
-    def forward(self, batch: SideBatch) -> Signals:
-        return self._engine(batch)
+    def forward(self, batch: SideBatch, losses: Losses, measure: bool) -> Pass:
+        return self._engine(batch, losses, measure)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         # DeepSpeed averages over processes; our losses are shares of a global sum.

@@ -24,6 +24,8 @@ class TrainingConfig(StageConfig):
     """Peak learning rate of AdamW."""
     embedding_learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of the input embedding and the output head; default: ``learning_rate``."""
+    auxiliary_learning_rate: float | None = Field(None, gt=0)
+    """Peak learning rate of parameters that objectives bring along (projectors); default: twice ``learning_rate``."""
     warmup_steps: int = Field(0, ge=0)
     """Steps of linear warm-up from zero."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"

@@ -29,6 +29,7 @@ class SideBatch:
         labels: int64 [B, T]; the token to predict from position t, that is ``ids[:, t + 1]``; -100 where there is none.
         chunk: int64 [B, T]; the token's chunk, -1 for padding and for tokens of no chunk.
         scored: bool [B, T]; True where the token's own log-probability exists (never at index 0).
+        lengths: int64 [B, T]; bytes of text that the token stands for, 0 for special tokens and padding.
     """
 
     ids: Tensor
@@ -36,6 +37,7 @@ class SideBatch:
     labels: Tensor
     chunk: Tensor
     scored: Tensor
+    lengths: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,15 @@ def collate(windows: Sequence[Window]) -> Batch:
 def _pad(sides: Sequence[Side]) -> SideBatch:
     length = max(len(side.ids) for side in sides)
     ids = torch.zeros(len(sides), length, dtype=torch.int64)
-    attention, chunk = torch.zeros_like(ids), torch.full_like(ids, -1)
+    attention, chunk, lengths = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
     for row, side in enumerate(sides):
         ids[row, : len(side.ids)] = torch.from_numpy(side.ids)
         attention[row, : len(side.ids)] = 1
         chunk[row, : len(side.ids)] = torch.from_numpy(side.chunk)
+        lengths[row, : len(side.ids)] = torch.from_numpy(side.lengths)
     scored = chunk >= 0
     scored[:, 0] = False
-    return SideBatch(ids, attention, shift_labels(ids, scored), chunk, scored)
+    return SideBatch(ids, attention, shift_labels(ids, scored), chunk, scored, lengths)
 
 
 class WindowStream:

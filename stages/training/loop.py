@@ -44,10 +44,11 @@ class Trainer:
                 if step > first:
                     self._save(step)
                 raise StageInterrupted(f"stopped after step {step:,} of {self.config.steps:,}")
-            values = self.stepper.take(self._batches(), step)
+            logged = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
+            values = self.stepper.take(self._batches(), step, measure=logged)
             values["learning_rate"] = self.config.learning_rate * learning_rate_factor(step, self.config)
             step, tokens = step + 1, tokens + values.pop("tokens")
-            if step % self.config.log_every == 0 or step == self.config.steps:
+            if logged:
                 seconds = time.monotonic() - started
                 values["tokens_per_second"] = tokens / seconds
                 self._report(step, values, seconds / (step - first) * (self.config.steps - step))

@@ -1,19 +1,45 @@
-"""The teacher and the student as scoring modules: token ids in, a few numbers a token out."""
+"""The teacher and the student as scoring modules: token ids in, what the objectives read out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from losses.chunks import shift_scores
+from losses.output import LossOutput
+from losses.predictions import LinearHead, Predictions
 from losses.scores import token_scores
+from stages.stage import StageError
 from stages.training.data import SideBatch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+_HEAD_TOLERANCE = 0.02
+"""Largest difference of our logits from the model's own, relative to its largest; bf16 has 8 bits."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What objectives take from a model beside its final hidden states and its output head.
+
+    Attributes:
+        label: log-probability of every scored token.
+        boundary: log-probability that a boundary follows, where chunks end.
+        layers: hidden states of these layers, as indices into transformers' ``hidden_states``.
+    """
+
+    label: bool = False
+    boundary: bool = False
+    layers: tuple[int, ...] = ()
+
+    def __or__(self, other: Reads) -> Reads:
+        layers = tuple(dict.fromkeys(self.layers + other.layers))
+        return Reads(self.label or other.label, self.boundary or other.boundary, layers)
 
 
 @dataclass(frozen=True)
@@ -22,92 +48,182 @@ class Signals:
 
     Attributes:
         label_logp: float32 [B, T]; log-probability of token t given the tokens before it, 0 where it is not scored.
-        boundary_logp: float32 [B, T] or None; log-mass that a token starting with a boundary byte comes after token t.
+            None if nobody reads it.
+        boundary_logp: float32 [B, T]; log-mass that a token starting with a boundary byte comes after token t, NaN
+            where token t ends no chunk. None if nobody reads it.
         hidden: final hidden states [B, T, D], the input of the output head.
         layers: hidden states [B, T, D] of the requested layers, by number (0 is the embedding, -1 the final norm).
+        head: the output head at all B * T positions, row b * T + t for token t of window b.
+        predictions: the next-token distributions at the same rows, as far as objectives may see them; None if a
+            teacher gives scores alone.
     """
 
-    label_logp: Tensor
+    label_logp: Tensor | None
     boundary_logp: Tensor | None
     hidden: Tensor
     layers: dict[int, Tensor]
+    head: LinearHead
+    predictions: Predictions | None
+
+
+class Pass(NamedTuple):
+    """What the objectives make of a student's forward pass.
+
+    Attributes:
+        outputs: one an objective, with gradient.
+        gram: float64 [L, L], inner products of the gradients of the L totals with respect to the final hidden states,
+            where these are small and whole whatever ZeRO shards; None if nobody asked.
+    """
+
+    outputs: list[LossOutput]
+    gram: Tensor | None
+
+
+Losses = Callable[[Signals], Sequence[LossOutput]]
 
 
 class ScoringHead(nn.Module):
-    """The fused head as a module of its own, so that ZeRO-3 gathers the output matrix around it, both ways."""
+    """Everything that multiplies by the output matrix, as a module of its own: ZeRO-3 gathers the matrix around it."""
 
-    def forward(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        boundary_mask: Tensor | None,
-        boundary_rows: Tensor | None,
-        softcap: float | None,
-        vocab_size: int,
-    ) -> tuple[Tensor, Tensor | None]:
-        """``token_scores`` as a plain tuple, which is what DeepSpeed's hooks look into."""
-        scores = token_scores(
-            hidden,
-            weight,
-            labels,
-            boundary_mask=boundary_mask,
-            boundary_rows=boundary_rows,
-            bias=bias,
-            softcap=softcap,
-            vocab_size=vocab_size,
-        )
-        return scores.label_logp, scores.boundary_logp
+    def forward(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, use: Callable) -> tuple:
+        """``use(hidden, weight, bias)``, as plain tuples of tensors, which DeepSpeed's hooks look into."""
+        return use(hidden, weight, bias)
 
 
 class ScoringModel(nn.Module):
-    """A causal language model with the fused head: never keeps a [B, T, V] tensor.
+    """A causal language model that never keeps a [B, T, V] tensor.
 
     Args:
         model: a Hugging Face causal language model.
         vocab_size: ids of its tokenizer; rows of the output matrix beyond them are padding, with no probability.
-        boundary_mask: bool [vocab_size], tokens that start with a boundary byte.
-        layers: which hidden states to return, as indices into transformers' ``hidden_states``.
+        reads: what the objectives take from it.
+        boundary_mask: bool [vocab_size], tokens that start with a boundary byte; needed if ``reads.boundary``.
+
+    Attributes:
+        auxiliary: the objectives' own modules, by the objective's name, so that the engine trains and saves them.
     """
 
-    def __init__(
-        self, model: nn.Module, vocab_size: int, boundary_mask: Tensor | None = None, layers: tuple[int, ...] = ()
-    ) -> None:
+    def __init__(self, model: nn.Module, vocab_size: int, reads: Reads, boundary_mask: Tensor | None = None) -> None:
         super().__init__()
-        self.vocab_size = vocab_size
         self.model = model
+        self.vocab_size = vocab_size
+        self.reads = reads
         self.head = ScoringHead()
-        self.layers = layers
+        self.auxiliary = nn.ModuleDict()
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
+        self.logit_scale = _logit_scale(model.config)
         self.register_buffer("boundary_mask", boundary_mask, persistent=False)
 
-    def forward(self, batch: SideBatch) -> Signals:
-        """Score every labelled token of ``batch``."""
-        body = self.model.base_model(
+    def forward(self, batch: SideBatch, losses: Losses, measure: bool = False) -> Pass:
+        """Run the model and evaluate ``losses`` on what it tells, while its output matrix is at hand.
+
+        Args:
+            measure: also compare the losses' gradients.
+        """
+        body = self._body(batch)
+
+        def use(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple:
+            outputs = losses(self._signals(batch, hidden, weight, bias, body.hidden_states))
+            totals = tuple(output.total for output in outputs)
+            # Here and not later: DeepSpeed takes any gradient through what leaves this module for the step's own.
+            gram = _gradient_gram(totals, hidden) if measure else None
+            return totals, tuple((output.count, output.metrics) for output in outputs), gram
+
+        totals, facts, gram = self._use_head(body.last_hidden_state, use)
+        return Pass([LossOutput(total, *fact) for total, fact in zip(totals, facts, strict=True)], gram)
+
+    @torch.no_grad()
+    def score(self, batch: SideBatch) -> Signals:
+        """What a frozen model tells about ``batch``, without gradients."""
+        body = self._body(batch)
+        output = self.model.get_output_embeddings()
+        bias = getattr(output, "bias", None)
+        return self._signals(batch, body.last_hidden_state, output.weight, bias, body.hidden_states)
+
+    def check_head(self) -> None:
+        """Compare our logits with the model's own on two tokens.
+
+        Raises:
+            StageError: the model does something between hidden states and logits that we do not know.
+        """
+        ids = torch.arange(min(2, self.vocab_size), device=self.model.device)[None]
+        output = self.model.get_output_embeddings()
+        with torch.no_grad():
+            theirs = self.model(input_ids=ids, use_cache=False).logits[0, :, : self.vocab_size].float()
+            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            head = self._head(hidden, output.weight, getattr(output, "bias", None))
+        ours = head.logits(slice(None)).float()
+        if not torch.allclose(ours, theirs, rtol=0, atol=_HEAD_TOLERANCE * float(theirs.abs().max())):
+            raise StageError(
+                f"the output head of {type(self.model).__name__} does more than multiply hidden states by a matrix "
+                "(with bias, scale and soft cap): its logits cannot be computed block by block"
+            )
+
+    def _body(self, batch: SideBatch) -> Any:
+        return self.model.base_model(
             input_ids=batch.ids,
             attention_mask=batch.attention,
-            output_hidden_states=bool(self.layers),
+            output_hidden_states=bool(self.reads.layers),
             use_cache=False,
         )
-        hidden = body.last_hidden_state
+
+    def _use_head(self, hidden: Tensor, use: Callable) -> tuple:
         output = self.model.get_output_embeddings()
-        label_logp, boundary_logp = self.head(
-            hidden.flatten(0, 1),
-            output.weight,
-            getattr(output, "bias", None),
-            batch.labels.flatten(),
-            self.boundary_mask,
-            None if self.boundary_mask is None else (batch.chunk >= 0).flatten(),
-            self.softcap,
-            self.vocab_size,
-        )
-        return Signals(
-            label_logp=shift_scores(label_logp.view(batch.ids.shape)),
-            boundary_logp=None if boundary_logp is None else boundary_logp.view(batch.ids.shape),
-            hidden=hidden,
-            layers={layer: body.hidden_states[layer] for layer in self.layers},
-        )
+        return self.head(hidden, output.weight, getattr(output, "bias", None), use)
+
+    def _head(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> LinearHead:
+        return LinearHead(hidden.flatten(0, 1), weight, bias, self.softcap, self.logit_scale, self.vocab_size)
+
+    def _signals(
+        self,
+        batch: SideBatch,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        hidden_states: Sequence[Tensor] | None,
+    ) -> Signals:
+        head = self._head(hidden, weight, bias)
+        label_logp = boundary_logp = None
+        if self.reads.label or self.reads.boundary:
+            scores = token_scores(
+                head.hidden,
+                weight,
+                batch.labels.flatten(),
+                boundary_mask=self.boundary_mask if self.reads.boundary else None,
+                boundary_rows=_chunk_ends(batch.chunk).flatten() if self.reads.boundary else None,
+                bias=bias,
+                softcap=self.softcap,
+                scale=self.logit_scale,
+                vocab_size=self.vocab_size,
+            )
+            label_logp = shift_scores(scores.label_logp.view(batch.ids.shape))
+            if scores.boundary_logp is not None:
+                boundary_logp = scores.boundary_logp.view(batch.ids.shape)
+        # The last one is the head's input itself, so that gradients of losses on it can be compared there.
+        layers = {layer: hidden_states[layer] for layer in self.reads.layers}
+        layers |= {layer: hidden for layer in layers if layer in (-1, len(hidden_states) - 1)}
+        return Signals(label_logp, boundary_logp, hidden, layers, head, head)
+
+
+def _chunk_ends(chunk: Tensor) -> Tensor:
+    """bool [B, T]: the last token of every chunk."""
+    following = nn.functional.pad(chunk[:, 1:], (0, 1), value=-1)
+    return (chunk >= 0) & (chunk != following)
+
+
+def _gradient_gram(totals: Sequence[Tensor], hidden: Tensor) -> Tensor:
+    """Inner products of the totals' gradients in ``hidden``: float64 [L, L].
+
+    A loss that does not depend on the final hidden states (one of earlier layers) has the gradient 0 there.
+    """
+    gradients = [torch.autograd.grad(total, hidden, retain_graph=True, allow_unused=True)[0] for total in totals]
+    flat = torch.stack([torch.zeros_like(hidden) if g is None else g for g in gradients]).flatten(1).double()
+    return flat @ flat.t()
+
+
+def _logit_scale(config: Any) -> float:
+    """What a model multiplies its logits by: Cohere's ``logit_scale``, or one over Granite's ``logits_scaling``."""
+    return float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:

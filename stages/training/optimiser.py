@@ -37,8 +37,8 @@ def select_trainable(model: nn.Module, config: TrainingConfig) -> None:
         parameter.requires_grad_(config.trainable == "all" or id(parameter) in chosen)
 
 
-def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
-    """AdamW groups: vocabulary-sized parameters, matrices (with weight decay), vectors.
+def parameter_groups(model: nn.Module, auxiliary: nn.Module, config: TrainingConfig) -> list[dict]:
+    """AdamW groups: vocabulary-sized parameters, matrices (with weight decay), vectors, the objectives' own parameters.
 
     Each group carries ``peak``, its own peak learning rate, which the schedule scales.
     """
@@ -53,6 +53,7 @@ def parameter_groups(model: nn.Module, config: TrainingConfig) -> list[dict]:
             config.weight_decay,
         ),
         ([p for p in trainable if id(p) not in vocabulary and p.dim() < 2], config.learning_rate, 0.0),
+        (list(auxiliary.parameters()), config.auxiliary_learning_rate or 2 * config.learning_rate, 0.0),
     ]
     return [
         {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer
 
 from alignment.byte_view import ByteView
+from alignment.chat import special_roles_and_turns
+from losses.balance import Balancer
 from stages.artifacts import write_json
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError
@@ -19,8 +24,8 @@ from stages.training.backend import Backend, DeepSpeedBackend, PlainBackend
 from stages.training.config import TrainingConfig
 from stages.training.data import WindowStream
 from stages.training.loop import Trainer
-from stages.training.models import DTYPES, ScoringModel, load_model, pick_device
-from stages.training.objectives import build_objectives, hidden_layers
+from stages.training.models import DTYPES, Reads, ScoringModel, load_model, pick_device
+from stages.training.objectives import ModelFacts, Pair, build_terms
 from stages.training.optimiser import select_trainable
 from stages.training.step import Stepper
 from stages.training.windows import Document, Window, read_documents
@@ -33,7 +38,7 @@ def train_student(
     windows_of: Callable[[Document, int, int], list[Window]],
     *,
     teacher_directory: Path | None = None,
-    balanced: bool = False,
+    balancer: Balancer | None = None,
     account: Callable[[], Mapping[str, Any]] | None = None,
 ) -> None:
     """Train ``ctx.input("student")`` on ``ctx.input("documents")`` and write the trained model to ``ctx.out``.
@@ -44,7 +49,7 @@ def train_student(
         losses: the terms of the loss.
         windows_of: (document, its number, epoch) -> training windows.
         teacher_directory: the teacher's ModelArtifact; None when no loss needs a teacher.
-        balanced: balance the losses by their gradients instead of fixed weights.
+        balancer: sets the losses' weights from their gradients; None for the recipe's weights.
         account: gives, once the first epoch is cut into windows, what of the text they cover; it is published as
             ``training_data.json``, and its ``warnings`` are shown.
 
@@ -69,22 +74,26 @@ def train_student(
         # The head's operands are bf16 numbers held in float32; this lets the CPU multiply them as such, and still sum
         # and return float32, at twice the speed.
         torch.set_float32_matmul_precision("medium")
-    layers = hidden_layers(losses)
-    needs_boundary = any(entry.alm is not None for entry in losses)
-
-    def scoring(directory: Path, trainable: bool) -> ScoringModel:
-        view = ByteView.from_tokenizer(directory)
-        mask = torch.from_numpy(view.boundary_mask()) if needs_boundary else None
-        model = load_model(directory, dtype, device)
-        return ScoringModel(model, view.vocab_size, mask, layers).to(device).train(trainable)
-
-    student = scoring(ctx.input("student"), trainable=True)
+    student_model = load_model(ctx.input("student"), dtype, device)
+    teacher_model = load_model(teacher_directory, dtype, device) if teacher_directory else None
+    pair = Pair(
+        teacher=None if teacher_model is None else _facts(teacher_model, teacher_directory),
+        student=_facts(student_model, ctx.input("student")),
+        cache=ctx.cache,
+        seed=config.seed,
+    )
+    terms = build_terms(losses, pair)
+    student = _scoring(student_model, pair.student, [term.objective.student_reads for term in terms]).train()
     select_trainable(student.model, config)
-    teacher = scoring(teacher_directory, trainable=False).requires_grad_(False) if teacher_directory else None
-    if teacher is not None:
-        _check_widths(teacher, student, layers)
+    for term in terms:
+        if term.objective.auxiliary is not None:
+            student.auxiliary[term.name] = term.objective.auxiliary.to(device, dtype)
+    teacher = None
+    if teacher_model is not None:
+        teacher = _scoring(teacher_model, pair.teacher, [term.objective.teacher_reads for term in terms])
+        teacher.requires_grad_(False)
     backend = _backend(ctx, student, config, micro_batch, accumulation)
-    stepper = Stepper(backend, build_objectives(losses), teacher, balanced)
+    stepper = Stepper(backend, terms, teacher, balancer, config.steps)
     try:
         Trainer(ctx, config, stream, backend, stepper, device, micro_batch).run()
         _export(ctx, backend, student, covered)
@@ -104,17 +113,24 @@ def _split_batch(ctx: StageContext, config: TrainingConfig) -> tuple[int, int]:
     return micro, share // micro
 
 
-def _check_widths(teacher: ScoringModel, student: ScoringModel, layers: tuple[int, ...]) -> None:
-    widths = teacher.model.config.hidden_size, student.model.config.hidden_size
-    if layers and widths[0] != widths[1]:
-        raise StageError(
-            f"hidden_states needs models of one width; the teacher has {widths[0]}, the student {widths[1]}"
-        )
-    for layer in layers:
-        for name, model in (("teacher", teacher), ("student", student)):
-            count = model.model.config.num_hidden_layers + 1
-            if not -count <= layer < count:
-                raise StageError(f"hidden_states.layers: the {name} has hidden states 0 to {count - 1}, not {layer}")
+def _facts(model: nn.Module, directory: Path) -> ModelFacts:
+    return ModelFacts(
+        directory=directory,
+        view=ByteView.from_tokenizer(directory),
+        roles=special_roles_and_turns(AutoTokenizer.from_pretrained(directory)),
+        width=model.config.hidden_size,
+        layers=model.config.num_hidden_layers + 1,
+        output_weight=model.get_output_embeddings().weight.detach(),
+    )
+
+
+def _scoring(model: nn.Module, facts: ModelFacts, reads: Sequence[Reads]) -> ScoringModel:
+    """The model with a head that gives what all objectives read."""
+    wanted = functools.reduce(operator.or_, reads)
+    mask = torch.from_numpy(facts.view.boundary_mask()) if wanted.boundary else None
+    scoring = ScoringModel(model, facts.view.vocab_size, wanted, mask).to(model.device).eval()
+    scoring.check_head()
+    return scoring
 
 
 def _backend(

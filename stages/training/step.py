@@ -7,17 +7,18 @@ neither the split of the batch nor the number of processes shows in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from losses.balance import gradmag_weights
+from losses.balance import Balancer
 from losses.output import LossOutput
 from stages.stage import StageError
 from stages.training.backend import Backend
 from stages.training.data import Batch
-from stages.training.models import ScoringModel, Signals
-from stages.training.objectives import Objective
+from stages.training.models import Pass, ScoringModel, Signals
+from stages.training.objectives import Term
 
 
 class Stepper:
@@ -25,105 +26,122 @@ class Stepper:
 
     Args:
         backend: holds the student and its optimiser.
-        objectives: the terms of the loss.
+        terms: of the loss.
         teacher: scores the teacher's side of every batch; None when no objective asks for it.
-        balanced: weigh the losses so that their gradients at the head's input have equal norms (GradMag). A step uses
-            the norms of the step before, so the weights are the same for all its micro-batches and processes; the
-            first step measures them in a forward pass of its own.
+        balancer: sets the weights from the gradients at the input of the output head, where they are small and whole
+            whatever ZeRO shards; None for the recipe's weights. A step uses the gradients of the step before, so the
+            weights are the same for all its micro-batches and processes; the first step measures them in a forward
+            pass of its own.
+        steps: of the whole training, for weights that move.
     """
 
     def __init__(
-        self, backend: Backend, objectives: Sequence[Objective], teacher: ScoringModel | None, balanced: bool
+        self,
+        backend: Backend,
+        terms: Sequence[Term],
+        teacher: ScoringModel | None,
+        balancer: Balancer | None,
+        steps: int,
     ) -> None:
         self._backend = backend
-        self._objectives = objectives
+        self._terms = terms
         self._teacher = teacher
-        self._balanced = balanced
-        self._squared_norms: Tensor | None = None
+        self._balancer = balancer
+        self._steps = steps
+        self._weights: Tensor | None = None
 
-    def take(self, batches: Sequence[Batch], number: int) -> dict[str, float]:
+    def take(self, batches: Sequence[Batch], number: int, *, measure: bool = False) -> dict[str, float]:
         """Take step ``number`` (from 0) on this process's micro-batches; returns what there is to log.
+
+        Args:
+            measure: report every loss's gradient norm at the input of the output head too.
 
         Raises:
             StageError: an objective has nothing to compare in the whole batch, or the gradient is not finite.
         """
+        measure = (measure or self._balancer is not None) and len(self._terms) > 1
         teachers = [self._teach(batch) for batch in batches]
         statistics = self._global_statistics(batches, teachers)
-        weights = self._weights(batches, teachers, statistics)
+        weights = self._current_weights(batches, teachers, statistics, number)
         sums = _Sums(weights.device)
         for index, (batch, teacher) in enumerate(zip(batches, teachers, strict=True)):
-            student = self._backend.forward(batch.student)
-            outputs = self._outputs(batch, teacher, student, statistics)
-            losses = _shares(outputs, statistics)
+            student = self._forward(batch, teacher, statistics, measure)
+            losses = _shares(student.outputs, statistics)
             sums.add("losses", torch.stack(losses))
             sums.add("tokens", batch.student.attention.sum())
-            for objective, output in zip(self._objectives, outputs, strict=True):
+            for term, output in zip(self._terms, student.outputs, strict=True):
                 for name, pair in output.metrics.items():
-                    sums.add(f"{objective.name}.{name}", pair)
-            if self._balanced:
-                sums.add("squares", _squared_head_gradients(losses, student))
+                    sums.add(f"{term.name}.{name}", pair)
+            if measure:
+                sums.add("gram", _share_of_gram(student.gram, statistics))
             combined = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
             self._backend.backward(combined, last=index == len(batches) - 1)
         norm = self._backend.step(number)
         totals = sums.reduce(self._backend)
-        if self._balanced:
-            self._squared_norms = totals.pop("squares")
-        return self._values(totals, weights) | {"gradient_norm": norm}
+        gram = totals.pop("gram", None)
+        if self._balancer is not None:
+            self._weights = self._balancer.weights(gram, totals["losses"])
+        return self._values(totals, weights, gram) | {"gradient_norm": norm}
 
-    def state(self) -> list[float] | None:
-        """What a checkpoint must hold beside the backend's own: the gradient norms that set the next weights."""
-        return None if self._squared_norms is None else self._squared_norms.tolist()
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint must hold beside the backend's own: the next step's weights, and the balancer's state."""
+        if self._balancer is None or self._weights is None:
+            return None
+        return {"weights": self._weights.tolist(), "balancer": self._balancer.state()}
 
-    def restore(self, state: list[float] | None, device: torch.device) -> None:
+    def restore(self, state: dict[str, Any] | None, device: torch.device) -> None:
         """Continue from what ``state`` gave."""
-        self._squared_norms = None if state is None else torch.tensor(state, dtype=torch.float64, device=device)
+        if state is not None:
+            self._weights = torch.tensor(state["weights"], dtype=torch.float64, device=device)
+            self._balancer.restore(state["balancer"])
 
     def _teach(self, batch: Batch) -> Signals | None:
-        if self._teacher is None or batch.teacher is None:
-            return None
-        with torch.no_grad():
-            return self._teacher(batch.teacher)
+        return None if self._teacher is None or batch.teacher is None else self._teacher.score(batch.teacher)
 
     def _global_statistics(self, batches: Sequence[Batch], teachers: Sequence[Signals | None]) -> list[Tensor]:
         local = [
-            sum(objective.statistics(batch, teacher) for batch, teacher in zip(batches, teachers, strict=True))
-            for objective in self._objectives
+            sum(term.objective.statistics(batch, teacher) for batch, teacher in zip(batches, teachers, strict=True))
+            for term in self._terms
         ]
         summed = self._backend.sum(torch.cat(local)).split([len(part) for part in local])
-        for objective, part in zip(self._objectives, summed, strict=True):
+        for term, part in zip(self._terms, summed, strict=True):
             if part[0] == 0:
-                raise StageError(f"loss {objective.name}: a whole batch has no unit to compare; raise batch_windows")
+                raise StageError(f"loss {term.name}: a whole batch has no unit to compare; raise batch_windows")
         return list(summed)
 
-    def _outputs(
-        self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Sequence[Tensor]
-    ) -> list[LossOutput]:
-        return [
-            objective.loss(batch, teacher, student, part)
-            for objective, part in zip(self._objectives, statistics, strict=True)
-        ]
+    def _forward(self, batch: Batch, teacher: Signals | None, statistics: Sequence[Tensor], measure: bool) -> Pass:
+        def losses(student: Signals) -> list[LossOutput]:
+            return [
+                term.objective.loss(batch, teacher, student, part)
+                for term, part in zip(self._terms, statistics, strict=True)
+            ]
 
-    def _weights(
-        self, batches: Sequence[Batch], teachers: Sequence[Signals | None], statistics: list[Tensor]
+        return self._backend.forward(batch.student, losses, measure)
+
+    def _current_weights(
+        self, batches: Sequence[Batch], teachers: Sequence[Signals | None], statistics: list[Tensor], number: int
     ) -> Tensor:
-        if not self._balanced:
-            return statistics[0].new_tensor([objective.weight for objective in self._objectives]).float()
-        if self._squared_norms is None:
+        if self._balancer is None:
+            return statistics[0].new_tensor([term.weight(number, self._steps) for term in self._terms]).float()
+        if self._weights is None:
             sums = _Sums(statistics[0].device)
             for batch, teacher in zip(batches, teachers, strict=True):
-                student = self._backend.forward(batch.student)
-                losses = _shares(self._outputs(batch, teacher, student, statistics), statistics)
-                sums.add("squares", _squared_head_gradients(losses, student))
-            self._squared_norms = sums.reduce(self._backend)["squares"]
-        return gradmag_weights(self._squared_norms).float()
+                student = self._forward(batch, teacher, statistics, measure=True)
+                sums.add("losses", torch.stack(_shares(student.outputs, statistics)))
+                sums.add("gram", _share_of_gram(student.gram, statistics))
+            totals = sums.reduce(self._backend)
+            self._weights = self._balancer.weights(totals["gram"], totals["losses"])
+        return self._weights.float()
 
-    def _values(self, totals: dict[str, Tensor], weights: Tensor) -> dict[str, float]:
+    def _values(self, totals: dict[str, Tensor], weights: Tensor, gram: Tensor | None) -> dict[str, float]:
         losses = totals.pop("losses")
         values = {"tokens": float(totals.pop("tokens")), "loss": float((weights * losses).sum())}
-        for objective, loss, weight in zip(self._objectives, losses, weights, strict=True):
-            values[objective.name] = float(loss)
-            if self._balanced:
-                values[f"{objective.name}.weight"] = float(weight)
+        for index, (term, loss, weight) in enumerate(zip(self._terms, losses, weights, strict=True)):
+            values[term.name] = float(loss)
+            if len(self._terms) > 1:
+                values[f"{term.name}.weight"] = float(weight)
+            if gram is not None:
+                values[f"{term.name}.gradient_norm"] = float(gram[index, index].clamp(min=0).sqrt())
         return values | {name: float(numerator / denominator) for name, (numerator, denominator) in totals.items()}
 
 
@@ -149,7 +167,7 @@ def _shares(outputs: Sequence[LossOutput], statistics: Sequence[Tensor]) -> list
     return [output.total / part[0].float() for output, part in zip(outputs, statistics, strict=True)]
 
 
-def _squared_head_gradients(losses: Sequence[Tensor], student: Signals) -> Tensor:
-    """Squared norm of each loss's gradient at the head's input: float64 [number of losses]."""
-    gradients = [torch.autograd.grad(loss, student.hidden, retain_graph=True)[0] for loss in losses]
-    return torch.stack([gradient.double().square().sum() for gradient in gradients])
+def _share_of_gram(gram: Tensor, statistics: Sequence[Tensor]) -> Tensor:
+    """Inner products of the shares' gradients, from those of the totals'."""
+    counts = torch.stack([part[0] for part in statistics])
+    return gram / counts[:, None] / counts

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignment.byte_view import ByteView
-from alignment.chat import AlignedChat
+from alignment.chat import AlignedChat, ChatTokens
 from alignment.chunk_alignment import ChunkAlignment
 from alignment.encoding import Encoding
 
@@ -37,10 +37,17 @@ class Document:
 
 @dataclass(frozen=True)
 class Side:
-    """One tokenizer's view of a window: ``ids`` int64 [T] and ``chunk`` int64 [T], -1 where a token has no chunk."""
+    """One tokenizer's view of a window.
+
+    Attributes:
+        ids: int64 [T].
+        chunk: int64 [T], -1 where a token has no chunk.
+        lengths: int64 [T], bytes of text that each token stands for; 0 for special tokens.
+    """
 
     ids: np.ndarray
     chunk: np.ndarray
+    lengths: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,28 +81,24 @@ def text_windows(
     the last chunk belongs to no window. Leading special tokens that a tokenizer adds by itself are put before each
     window.
     """
-    teacher_code, student_code = encodings
-    teacher_starts = _chunk_starts(chunks.teacher_chunk, chunks.num_chunks)
-    student_starts = _chunk_starts(chunks.student_chunk, chunks.num_chunks)
-    teacher_room = tokens - len(teacher.prefix_ids)
-    student_room = tokens - len(student.prefix_ids)
+    chunk_of = chunks.teacher_chunk, chunks.student_chunk
+    starts = tuple(_chunk_starts(chunk, chunks.num_chunks) for chunk in chunk_of)
+    rooms = tuple(tokens - len(view.prefix_ids) for view in (teacher, student))
     fewest = 1 if teacher.prefix_ids and student.prefix_ids else 2
     windows, first = [], 0
     while first < chunks.num_chunks:
         last = min(
-            int(np.searchsorted(teacher_starts, teacher_starts[first] + teacher_room, side="right")) - 1,
-            int(np.searchsorted(student_starts, student_starts[first] + student_room, side="right")) - 1,
+            int(np.searchsorted(start, start[first] + room, side="right")) - 1
+            for start, room in zip(starts, rooms, strict=True)
         )
         if last - first < fewest:
             first = max(last, first + 1)
             continue
-        windows.append(
-            Window(
-                student=_side(student, student_code.ids, chunks.student_chunk, student_starts, first, last),
-                teacher=_side(teacher, teacher_code.ids, chunks.teacher_chunk, teacher_starts, first, last),
-                num_chunks=last - first,
-            )
+        teacher_side, student_side = (
+            _side(view, code, chunk, slice(start[first], start[last]), first)
+            for view, code, chunk, start in zip((teacher, student), encodings, chunk_of, starts, strict=True)
         )
+        windows.append(Window(student=student_side, teacher=teacher_side, num_chunks=last - first))
         first = last
     return windows
 
@@ -108,9 +111,9 @@ def chat_window(chat: AlignedChat, tokens: int) -> Window | None:
     Returns:
         None if nothing in the window would be scored.
     """
-    sides = ((chat.teacher.ids, chat.chunks.teacher_chunk), (chat.student.ids, chat.chunks.student_chunk))
+    sides = ((chat.teacher, chat.chunks.teacher_chunk), (chat.student, chat.chunks.student_chunk))
     chunks = min(_whole_chunks(chunk, chat.chunks.num_chunks, tokens) for _, chunk in sides)
-    teacher, student = (_first_chunks(ids, chunk, chunks) for ids, chunk in sides)
+    teacher, student = (_first_chunks(side, chunk, chunks) for side, chunk in sides)
     if not ((teacher.chunk[1:] >= 0).any() and (student.chunk[1:] >= 0).any()):
         return None
     return Window(student=student, teacher=teacher, num_chunks=chunks)
@@ -122,10 +125,10 @@ def _whole_chunks(chunk: np.ndarray, num_chunks: int, tokens: int) -> int:
     return int(beyond[beyond >= 0].min(initial=num_chunks))
 
 
-def _first_chunks(ids: np.ndarray, chunk: np.ndarray, chunks: int) -> Side:
+def _first_chunks(tokens: ChatTokens, chunk: np.ndarray, chunks: int) -> Side:
     inside = np.flatnonzero((chunk >= 0) & (chunk < chunks))
     stop = int(inside[-1]) + 1 if len(inside) else 0
-    return Side(ids=ids[:stop].astype(np.int64), chunk=chunk[:stop].astype(np.int64))
+    return Side(*(array[:stop].astype(np.int64) for array in (tokens.ids, chunk, tokens.lengths)))
 
 
 def _chunk_starts(chunk: np.ndarray, num_chunks: int) -> np.ndarray:
@@ -135,20 +138,28 @@ def _chunk_starts(chunk: np.ndarray, num_chunks: int) -> np.ndarray:
     return np.append(starts, tokens[-1] + 1 if len(tokens) else 0)
 
 
-def _side(view: ByteView, ids: np.ndarray, chunk: np.ndarray, starts: np.ndarray, first: int, last: int) -> Side:
+def _side(view: ByteView, encoding: Encoding, chunk: np.ndarray, span: slice, first_chunk: int) -> Side:
+    """The tokens of ``span`` after the prefix, with chunks counted from ``first_chunk``."""
     prefix = np.asarray(view.prefix_ids, dtype=np.int64)
-    span = slice(starts[first], starts[last])
+    lengths = np.diff(encoding.byte_ends, prepend=0)
     return Side(
-        ids=np.concatenate([prefix, ids[span].astype(np.int64)]),
-        chunk=np.concatenate([np.full(len(prefix), -1), chunk[span].astype(np.int64) - first]),
+        ids=np.concatenate([prefix, encoding.ids[span].astype(np.int64)]),
+        chunk=np.concatenate([np.full(len(prefix), -1), chunk[span].astype(np.int64) - first_chunk]),
+        lengths=np.concatenate([np.zeros(len(prefix), dtype=np.int64), lengths[span]]),
     )
 
 
-def plain_windows(ids: np.ndarray, prefix: Sequence[int], window_tokens: int) -> list[Window]:
+def plain_windows(ids: np.ndarray, byte_lengths: np.ndarray, prefix: Sequence[int], window_tokens: int) -> list[Window]:
     """Cut the token ids of one document into windows for next-token training; each token is a chunk of its own.
 
     Consecutive windows share one token, the last of one being the context of the next, so that every token but the
     document's first is predicted once.
+
+    Args:
+        ids: token ids of the document.
+        byte_lengths: [V] bytes of every token of the vocabulary.
+        prefix: special tokens to put before each window.
+        window_tokens: most tokens of a window, prefix included.
     """
     room = window_tokens - len(prefix)
     step = room if prefix else room - 1
@@ -157,7 +168,8 @@ def plain_windows(ids: np.ndarray, prefix: Sequence[int], window_tokens: int) ->
         piece = ids[start : start + room].astype(np.int64)
         if len(piece) + len(prefix) < 2:
             continue
+        window_ids = np.concatenate([np.asarray(prefix, dtype=np.int64), piece])
         chunk = np.concatenate([np.full(len(prefix), -1), np.arange(len(piece))])
-        side = Side(ids=np.concatenate([np.asarray(prefix, dtype=np.int64), piece]), chunk=chunk)
+        side = Side(window_ids, chunk, byte_lengths[window_ids].astype(np.int64))
         windows.append(Window(student=side, teacher=None, num_chunks=len(piece)))
     return windows

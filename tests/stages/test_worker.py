@@ -65,6 +65,7 @@ def start(attempt: Path, action: str, **changes: object) -> subprocess.Popen[str
         "work": str(attempt / "work"),
         "out": str(attempt / "out"),
         "attempt": str(attempt),
+        "cache": str(attempt / "cache"),
         "resources": {"processes": 7},
         **changes,
     }

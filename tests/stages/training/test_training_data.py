@@ -38,7 +38,7 @@ def _numbered(count: int, weight: float = 1.0) -> list[Document]:
 
 
 def _one_window(document: Document, number: int, epoch: int):
-    return plain_windows(np.array([number, epoch, 7], dtype=np.int32), (), 8)
+    return plain_windows(np.array([number, epoch, 7], dtype=np.int32), np.ones(10_000, np.int32), (), 8)
 
 
 def _first_ids(windows) -> list[int]:

@@ -54,7 +54,8 @@ def _launch(
         dtype=dtype, log_every=1, **options,
     )  # fmt: skip
     job = {
-        "schema_version": 1,
+        "schema_version": 2,
+        "cache": str(root / "cache"),
         "stage": "distill",
         "uses": "distill",
         "module": "stages.distill:Distill",

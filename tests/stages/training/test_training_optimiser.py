@@ -37,10 +37,12 @@ def test_warm_up_as_long_as_training_is_refused():
 def test_every_trainable_parameter_is_in_exactly_one_group(tiny_model_dir, tiny_tokenizer_dirs, tied):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir(tiny_tokenizer_dirs[0], tied=tied))
     config = TrainingConfig(steps=2, learning_rate=1e-3, embedding_learning_rate=5e-3, weight_decay=0.1)
-    groups = parameter_groups(model, config)
+    projector = torch.nn.Linear(3, 2)
+    groups = parameter_groups(model, projector, config)
     grouped = [id(p) for group in groups for p in group["params"]]
-    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    assert sorted(grouped) == sorted(id(p) for p in [*model.parameters(), *projector.parameters()])
     peak = {id(p): group["peak"] for group in groups for p in group["params"]}
+    assert peak[id(projector.weight)] == 2e-3
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert peak[id(model.get_input_embeddings().weight)] == 5e-3
     assert peak[id(model.get_output_embeddings().weight)] == 5e-3

@@ -69,7 +69,7 @@ def test_any_text_gives_windows_whose_chunks_have_equal_bytes(aligner, text, win
 def test_plain_windows_predict_every_token_but_the_first_exactly_once(length, room, prefix):
     ids = np.arange(100, 100 + length, dtype=np.int32)
     predicted = []
-    for window in plain_windows(ids, prefix, room):
+    for window in plain_windows(ids, np.ones(10_000, np.int32), prefix, room):
         batch = collate([window]).student
         predicted += batch.labels[batch.labels != -100].tolist()
     expected = ids.tolist() if prefix else ids.tolist()[1:]

@@ -1,14 +1,6 @@
-"""From a recipe's ``losses:`` to functions of a batch, the teacher's signals and the student's.
-
-Every objective reports additive *statistics* before the student runs: a float64 vector whose first entry is its number
-of units. The engine sums it over micro-batches and processes, so that each loss is divided by its global count and a
-split of the batch changes nothing.
-"""
+"""Objectives that compare chunks: their probabilities, or the hidden states at their ends."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,48 +9,21 @@ from losses.alm import AlignedScores, alm_from_token_scores
 from losses.chunks import chunk_last, last_token_index
 from losses.hidden import channel_energy, hidden_state_loss
 from losses.output import LossOutput
-from losses.sft import cross_entropy_loss
-from stages.objectives import AlmOptions, HiddenStateOptions, LossEntry
+from stages.objectives.chunk_scores import AlmOptions, HiddenStateOptions
+from stages.stage import StageError
 from stages.training.data import Batch, SideBatch
-from stages.training.models import Signals
-
-
-class Objective(Protocol):
-    """One term of the training loss."""
-
-    name: str
-    weight: float
-
-    def statistics(self, batch: Batch, teacher: Signals | None) -> Tensor:
-        """Additive facts known before the student runs: float64 [1 + anything]; the first is the number of units."""
-
-    def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
-        """Sum over this micro-batch's units, given the statistics of the whole step."""
-
-
-class CrossEntropy:
-    """Mean negative log-probability of the student's tokens."""
-
-    name = "cross_entropy"
-
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
-
-    def statistics(self, batch: Batch, teacher: Signals | None) -> Tensor:
-        return batch.student.scored.sum(dtype=torch.float64).view(1)
-
-    def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
-        return cross_entropy_loss(student.label_logp, batch.student.scored)
+from stages.training.models import Reads, Signals
+from stages.training.objectives.base import Pair
 
 
 class Alm:
     """Approximate likelihood matching over the chunks of both sides."""
 
-    name = "alm"
+    auxiliary = None
 
-    def __init__(self, options: AlmOptions) -> None:
-        self.weight = options.weight
+    def __init__(self, options: AlmOptions, pair: Pair) -> None:
         self._options = options
+        self.teacher_reads = self.student_reads = Reads(label=True, boundary=True)
 
     def _apply(self, batch: Batch, teacher: Signals, label_logp: Tensor, boundary_logp: Tensor | None) -> LossOutput:
         return alm_from_token_scores(
@@ -83,11 +48,12 @@ class Alm:
 class HiddenStates:
     """Relative squared distance of hidden states at the last token of each chunk, mean over the chosen layers."""
 
-    name = "hidden_states"
+    auxiliary = None
 
-    def __init__(self, options: HiddenStateOptions) -> None:
-        self.weight = options.weight
+    def __init__(self, options: HiddenStateOptions, pair: Pair) -> None:
         self._layers = options.layers
+        self.teacher_reads = self.student_reads = Reads(layers=options.layers)
+        _check_layers(pair, options.layers)
 
     @staticmethod
     def _ends(side: SideBatch, states: Tensor, num_chunks: int) -> Tensor:
@@ -109,7 +75,7 @@ class HiddenStates:
 
     def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
         valid = self._valid(batch)
-        mean_squares = (statistics[1:] / statistics[0]).float().view(len(self._layers), -1)
+        mean_squares = (statistics[1:] / statistics[0].clamp(min=1)).float().view(len(self._layers), -1)
         parts = [
             hidden_state_loss(
                 self._ends(batch.teacher, teacher.layers[layer], batch.num_chunks),
@@ -122,13 +88,15 @@ class HiddenStates:
         return LossOutput(torch.stack([part.total for part in parts]).mean(), parts[0].count, {})
 
 
-def build_objectives(entries: Sequence[LossEntry]) -> list[Objective]:
-    """The objectives of a recipe's ``losses:``, in order."""
-    makers = {"cross_entropy": lambda o: CrossEntropy(o.weight), "alm": Alm, "hidden_states": HiddenStates}
-    return [makers[entry.name](entry.options) for entry in entries]
-
-
-def hidden_layers(entries: Sequence[LossEntry]) -> tuple[int, ...]:
-    """Which hidden states the losses read."""
-    layers = [layer for entry in entries if entry.hidden_states for layer in entry.hidden_states.layers]
-    return tuple(dict.fromkeys(layers))
+def _check_layers(pair: Pair, layers: tuple[int, ...]) -> None:
+    if pair.teacher.width != pair.student.width:
+        raise StageError(
+            f"hidden_states needs models of one width; the teacher has {pair.teacher.width}, the student "
+            f"{pair.student.width}"
+        )
+    for layer in layers:
+        for name, model in (("teacher", pair.teacher), ("student", pair.student)):
+            if not -model.layers <= layer < model.layers:
+                raise StageError(
+                    f"hidden_states.layers: the {name} has hidden states 0 to {model.layers - 1}, not {layer}"
+                )

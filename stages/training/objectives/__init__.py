@@ -1,0 +1,49 @@
+"""From a recipe's ``losses:`` to functions of a batch, the teacher's signals and the student's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.objectives import LossEntry
+from stages.objectives.base import schedule_factor
+from stages.training.objectives.base import ModelFacts, Objective, Pair
+from stages.training.objectives.chunk_scores import Alm, HiddenStates
+from stages.training.objectives.tokens import CrossEntropy
+
+__all__ = ["OBJECTIVES", "ModelFacts", "Objective", "Pair", "Term", "build_terms"]
+
+OBJECTIVES: dict[str, Callable[[Any, Pair], Objective]] = {
+    "cross_entropy": CrossEntropy,
+    "alm": Alm,
+    "hidden_states": HiddenStates,
+}
+"""Name in a recipe -> from its options and the two models to the objective."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One objective in the training loss, under its name and with its weight."""
+
+    entry: LossEntry
+    objective: Objective
+
+    @property
+    def name(self) -> str:
+        """The objective's name."""
+        return self.entry.name
+
+    def weight(self, step: int, steps: int) -> float:
+        """Factor of the objective's mean at optimiser step ``step`` (from 0) of ``steps``."""
+        options = self.entry.options
+        return options.weight * schedule_factor(options.weight_schedule, step, steps)
+
+
+def build_terms(entries: Sequence[LossEntry], pair: Pair) -> list[Term]:
+    """The terms of a recipe's ``losses:``, in order.
+
+    Raises:
+        StageError: an objective cannot work on this pair of models; names the option and the way out.
+    """
+    return [Term(entry, OBJECTIVES[entry.name](entry.options, pair)) for entry in entries]
