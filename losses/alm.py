@@ -5,19 +5,19 @@ Legend: B sequences, T tokens, C chunks.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from losses.chunks import (
+    AlignedScores,
     ChunkScores,
     chunk_adjacent,
     chunk_last,
+    chunk_sizes,
     chunk_sums,
     chunk_valid,
-    last_token_index,
     merge_chunks,
+    token_coverage,
 )
 from losses.divergences import DIVERGENCES
 from losses.output import LossOutput, ratio
@@ -72,23 +72,6 @@ def alm_loss(
     )
 
 
-class AlignedScores(NamedTuple):
-    """One model's token scores on a batch of texts, with the chunk that each token belongs to.
-
-    Attributes:
-        label_logp: ``[B, T]`` log-probability of each token, at its own index (``losses.chunks.shift_scores``).
-        boundary_logp: ``[B, T]`` log-probability of a boundary after each token, needed where a chunk ends; None if
-            neither merging nor debiasing is wanted.
-        scored: ``[B, T]`` bool, tokens that have a log-probability and take part in the loss.
-        chunk_ids: ``[B, T]`` integer, the token's chunk or -1.
-    """
-
-    label_logp: Tensor
-    boundary_logp: Tensor | None
-    scored: Tensor
-    chunk_ids: Tensor
-
-
 def alm_from_token_scores(
     teacher: AlignedScores,
     student: AlignedScores,
@@ -97,9 +80,13 @@ def alm_from_token_scores(
     temperature: float = 5.0,
     divergence: str = "kl",
     gamma: float | None = 0.1,
+    max_group_chunks: int | None = None,
     debias: bool = True,
 ) -> LossOutput:
     """Approximate likelihood matching from token scores: chunk sums, gamma merge, outcome debiasing, divergence.
+
+    The number of groups follows from the teacher and the chunks alone. The teacher's boundary log-probabilities are
+    read for merging and debiasing, the student's for debiasing only.
 
     Args:
         teacher, student: scores of the same B texts; T may differ, chunk ids name the same chunks.
@@ -107,12 +94,14 @@ def alm_from_token_scores(
         temperature, divergence: as for ``alm_loss``.
         gamma: a chunk ends only where the teacher's boundary probability is above gamma (``merge_chunks``); None keeps
             every chunk by itself.
+        max_group_chunks: most chunks that gamma may fuse; None for no limit.
         debias: add the log-probability of a boundary after the chunk, on both sides.
 
     Returns:
         Sum over the valid groups and their number. Metrics beside those of ``alm_loss``: ``chunk_coverage`` (valid
-        chunks of all chunks), ``token_coverage`` (scored student tokens in valid chunks), ``chunks_per_group`` and
-        ``open_group_share`` (groups closed without boundary evidence).
+        chunks of all chunks), ``token_coverage`` (scored student tokens in valid chunks), ``chunks_per_group``,
+        ``open_group_share`` (groups closed without boundary evidence), and for either side ``tokens_per_chunk`` and
+        ``tokens_per_group``.
 
     Raises:
         ValueError: a boundary log-probability is needed and missing.
@@ -120,22 +109,26 @@ def alm_from_token_scores(
     valid = torch.ones((len(teacher.chunk_ids), num_chunks), dtype=torch.bool, device=teacher.chunk_ids.device)
     for side in (teacher, student):
         valid = valid & chunk_valid(side.scored, side.chunk_ids, num_chunks)
-    chunks = _chunk_scores(teacher, student, valid, num_chunks, needs_boundary=debias or gamma is not None)
-    groups, open_groups = chunks, torch.zeros_like(valid)
+    logp = [chunk_sums(side.label_logp, side.chunk_ids, num_chunks) for side in (teacher, student)]
+    boundary = [torch.zeros_like(sums) for sums in logp]
+    if debias or gamma is not None:
+        boundary[0] = _boundary_at_chunk_ends("teacher", teacher, valid, num_chunks)
+    if debias:
+        boundary[1] = _boundary_at_chunk_ends("student", student, valid, num_chunks)
+    groups, open_groups = ChunkScores(*logp, *boundary, valid), torch.zeros_like(valid)
     if gamma is not None:
         adjacent = chunk_adjacent(teacher.chunk_ids, num_chunks) & chunk_adjacent(student.chunk_ids, num_chunks)
-        groups, open_groups = merge_chunks(chunks, adjacent, gamma)
+        groups, open_groups = merge_chunks(groups, adjacent, gamma, max_group_chunks)
     teacher_logp, student_logp = groups.teacher_logp, groups.student_logp
     if debias:
         teacher_logp = teacher_logp + groups.teacher_boundary
         student_logp = student_logp + groups.student_boundary
     loss = alm_loss(teacher_logp, student_logp, temperature=temperature, divergence=divergence, valid=groups.valid)
-    coverage = _coverage(teacher, student, valid)
     merging = {
         "chunks_per_group": ratio(valid.sum(), loss.count),
         "open_group_share": ratio(open_groups.sum(), loss.count),
     }
-    return loss._replace(metrics=loss.metrics | coverage | merging)
+    return loss._replace(metrics=loss.metrics | merging | _chunk_metrics(teacher, student, valid, loss.count))
 
 
 def _with_slope(value: Tensor, slope: Tensor, variable: Tensor) -> Tensor:
@@ -143,24 +136,11 @@ def _with_slope(value: Tensor, slope: Tensor, variable: Tensor) -> Tensor:
     return value + (variable - variable.detach()) * slope
 
 
-def _chunk_scores(
-    teacher: AlignedScores, student: AlignedScores, valid: Tensor, num_chunks: int, *, needs_boundary: bool
-) -> ChunkScores:
-    logp, boundary = [], []
-    for name, side in (("teacher", teacher), ("student", student)):
-        logp.append(chunk_sums(side.label_logp, side.chunk_ids, num_chunks))
-        if needs_boundary:
-            boundary.append(_boundary_at_chunk_ends(name, side, valid, num_chunks))
-        else:
-            boundary.append(torch.zeros_like(logp[-1]))
-    return ChunkScores(*logp, *boundary, valid)
-
-
 def _boundary_at_chunk_ends(name: str, side: AlignedScores, valid: Tensor, num_chunks: int) -> Tensor:
     if side.boundary_logp is None:
         raise ValueError(
-            f"merging (gamma) and debiasing need the {name}'s boundary_logp: give token_scores a boundary_mask, or set"
-            " gamma=None and debias=False"
+            f"debiasing (and, of the teacher, merging by gamma) needs the {name}'s boundary_logp: give token_scores a"
+            " boundary_mask, or set gamma=None and debias=False"
         )
     boundary = chunk_last(side.boundary_logp, side.chunk_ids, num_chunks)
     if (boundary.isnan() & valid).any():
@@ -171,16 +151,22 @@ def _boundary_at_chunk_ends(name: str, side: AlignedScores, valid: Tensor, num_c
     return boundary
 
 
-def _coverage(teacher: AlignedScores, student: AlignedScores, valid: Tensor) -> dict[str, Tensor]:
-    """How much of the text takes part in the loss."""
+def _chunk_metrics(
+    teacher: AlignedScores, student: AlignedScores, valid: Tensor, num_groups: Tensor
+) -> dict[str, Tensor]:
+    """How much of the text takes part in the loss, and in how long pieces."""
     num_chunks = valid.shape[1]
-    exists = (last_token_index(teacher.chunk_ids, num_chunks) >= 0) | (
-        last_token_index(student.chunk_ids, num_chunks) >= 0
-    )
-    scored = student.scored.clone()
-    scored[:, 0] = False
-    scored_tokens = chunk_sums(scored.long(), student.chunk_ids, num_chunks)
-    return {
-        "chunk_coverage": ratio(valid.sum(), exists.sum()),
-        "token_coverage": ratio((scored_tokens * valid).sum(), scored.sum()),
+    sizes = {
+        "teacher": chunk_sizes(teacher.chunk_ids, num_chunks),
+        "student": chunk_sizes(student.chunk_ids, num_chunks),
     }
+    exists = (sizes["teacher"] > 0) | (sizes["student"] > 0)
+    metrics = {
+        "chunk_coverage": ratio(valid.sum(), exists.sum()),
+        "token_coverage": token_coverage(student.scored, student.chunk_ids, valid),
+    }
+    for name, size in sizes.items():
+        tokens = (size * valid).sum()
+        metrics[f"{name}_tokens_per_chunk"] = ratio(tokens, valid.sum())
+        metrics[f"{name}_tokens_per_group"] = ratio(tokens, num_groups)
+    return metrics

@@ -8,8 +8,11 @@ Legend: L losses.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 EPSILON = 1e-8
@@ -55,6 +58,7 @@ class GradMag:
     """``gradmag_weights`` of the step before; has no state."""
 
     def weights(self, gram: Tensor, losses: Tensor) -> Tensor:
+        check_finite(gram, losses)
         return gradmag_weights(gram.diagonal())
 
     def state(self) -> None:
@@ -62,3 +66,148 @@ class GradMag:
 
     def restore(self, state: list[float] | None) -> None:
         return
+
+
+def gradnorm_slopes(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float) -> Tensor:
+    """Slope, in the weights, of ``sum_i |G_i - mean(G) r_i^alpha|`` with ``G_i = w_i * norm_i`` (GradNorm, eq. 2).
+
+    The paper holds ``mean(G) r_i^alpha`` fixed, so that the slope is ``sign(G_i - mean(G) r_i^alpha) * norm_i``.
+
+    Args:
+        weights: ``[L]``.
+        norms: ``[L]``, L2 norm of each loss's unweighted gradient. A loss without gradient has no part in the means.
+        progress: ``[L]``, each loss relative to its first value; r is this over its mean: high where a loss lags.
+        alpha: how strongly lagging losses are favoured; 0 gives every loss the same gradient norm.
+
+    Returns:
+        ``[L]``; 0 for a loss without gradient.
+    """
+    active = norms > 0
+    count = active.sum().clamp(min=1)
+    pulls = weights * norms
+    rates = progress / (progress.masked_fill(~active, 0).sum() / count).clamp(min=EPSILON)
+    targets = pulls.sum() / count * rates.pow(alpha)
+    # A rounding error away from its target a weight is where it should be; Adam would make a whole step of it.
+    beside = (pulls - targets).abs() > 1e-9 * targets
+    return (pulls - targets).sign() * beside * norms
+
+
+class GradNorm:
+    """Learn the weights so that losses that lag get the larger gradients (Chen et al. 2018, arXiv 1711.02257).
+
+    Each step moves the weights once by Adam along ``gradnorm_slopes`` and scales them to add up to L. Differs from the
+    paper in where gradients are measured: all of ours are taken at one place that the caller chooses, one step before.
+
+    Args:
+        alpha: strength of the balance between the losses' rates of progress.
+        learning_rate: of the weights; the paper's 0.025.
+    """
+
+    BETAS = (0.9, 0.999)
+    SMALLEST_WEIGHT = 1e-4
+    """Adam's steps do not know where 0 is, and a negative weight would ascend its loss."""
+
+    def __init__(self, alpha: float = 0.12, learning_rate: float = 2.5e-2) -> None:
+        self._alpha = alpha
+        self._learning_rate = learning_rate
+        self._steps = 0
+        # Rows: weights, Adam's two moments, the losses' first values; None before the first step.
+        self._memory: Tensor | None = None
+
+    def weights(self, gram: Tensor, losses: Tensor) -> Tensor:
+        check_finite(gram, losses)
+        norms, values = gram.diagonal().clamp(min=0).sqrt().double().cpu(), losses.detach().double().cpu()
+        if self._memory is None:
+            self._memory = torch.stack(
+                [torch.ones_like(norms), torch.zeros_like(norms), torch.zeros_like(norms), values]
+            )
+        weights, mean, square, first = self._memory
+        progress = (values / first.clamp(min=EPSILON)).clamp(min=0)
+        slopes = gradnorm_slopes(weights, norms, progress, self._alpha)
+        self._steps += 1
+        mean = mean.lerp(slopes, 1 - self.BETAS[0])
+        square = square.lerp(slopes.square(), 1 - self.BETAS[1])
+        unbiased_mean = mean / (1 - self.BETAS[0] ** self._steps)
+        unbiased_square = square / (1 - self.BETAS[1] ** self._steps)
+        weights = weights - self._learning_rate * unbiased_mean / (unbiased_square.sqrt() + EPSILON)
+        weights = weights.clamp(min=self.SMALLEST_WEIGHT)
+        weights = weights * (len(weights) / weights.sum())
+        self._memory = torch.stack([weights, mean, square, first])
+        return weights.to(gram.device)
+
+    def state(self) -> list[float] | None:
+        """The number of steps and, row by row, what is remembered of every loss."""
+        return None if self._memory is None else [float(self._steps), *self._memory.flatten().tolist()]
+
+    def restore(self, state: list[float] | None) -> None:
+        if state is not None:
+            self._steps = int(state[0])
+            self._memory = torch.tensor(state[1:], dtype=torch.float64).view(4, -1)
+
+
+def pcgrad_weights(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
+    """Coefficients of the losses' gradients in the sum of their projections (PCGrad, algorithm 1).
+
+    Each gradient is projected in turn onto the normal plane of every other one that it conflicts with. A projection
+    adds a multiple of the other gradient, so inner products alone decide the multiples.
+
+    Args:
+        gram: float64 ``[L, L]``.
+        orders: for each loss, the order in which its gradient meets the others.
+
+    Returns:
+        ``[L]``, at least 1 each: no other gradient than the L is in the sum, and none with a minus sign.
+    """
+    coefficients = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    for own, order in zip(coefficients, orders, strict=True):
+        for other in order:
+            inner, square = own @ gram[:, other], gram[other, other]
+            # No conflict is possible with a gradient that is 0, whatever rounding makes of the product.
+            if inner < 0 < square:
+                own[other] -= inner / square
+    return coefficients.sum(0)
+
+
+class PCGrad:
+    """``pcgrad_weights`` of the step before, in an order drawn anew at every step (Yu et al. 2020, arXiv 2001.06782).
+
+    The paper projects the gradients of all parameters; here a conflict is one at the place where the caller takes the
+    inner products, and one coefficient a loss holds for all parameters.
+
+    Args:
+        seed: of the orders; step n of every run with this seed draws the same ones.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self._seed = seed
+        self._steps = 0
+
+    def weights(self, gram: Tensor, losses: Tensor) -> Tensor:
+        check_finite(gram, losses)
+        draw = random.Random(f"{self._seed}/{self._steps}")
+        self._steps += 1
+        others = [[other for other in range(len(gram)) if other != own] for own in range(len(gram))]
+        return pcgrad_weights(gram.cpu(), [draw.sample(each, len(each)) for each in others]).to(gram.device)
+
+    def state(self) -> list[float]:
+        """The number of steps."""
+        return [float(self._steps)]
+
+    def restore(self, state: list[float] | None) -> None:
+        if state is not None:
+            (steps,) = state
+            self._steps = int(steps)
+
+
+def check_finite(gram: Tensor, losses: Tensor) -> None:
+    """Refuse gradients or losses from which no weight follows.
+
+    Raises:
+        ValueError: a NaN or an infinity; names the loss by its number, from 0.
+    """
+    broken = ~(gram.diagonal().isfinite() & losses.isfinite())
+    if broken.any():
+        raise ValueError(
+            f"loss {int(broken.nonzero()[0])} of {len(losses)} or its gradient is not finite: the losses cannot be "
+            "weighted by their gradients; lower the learning rate or check the data"
+        )

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from losses.output import ratio
 from losses.scores import IGNORE_INDEX
 
 
@@ -40,6 +41,18 @@ def chunk_sums(values: Tensor, chunk_ids: Tensor, num_chunks: int) -> Tensor:
     """Sum ``values [B, T]`` over each chunk: ``[B, num_chunks]``; tokens with id -1 contribute nothing."""
     sums = values.new_zeros((values.shape[0], num_chunks + 1))
     return sums.scatter_add(1, _columns(chunk_ids), values)[:, 1:]
+
+
+def chunk_sizes(chunk_ids: Tensor, num_chunks: int) -> Tensor:
+    """Number of tokens of each chunk: ``[B, num_chunks]`` int64."""
+    return chunk_sums(torch.ones_like(chunk_ids, dtype=torch.long), chunk_ids, num_chunks)
+
+
+def token_coverage(scored: Tensor, chunk_ids: Tensor, kept: Tensor) -> Tensor:
+    """Scored tokens of the chunks in ``kept [B, C]``, of all scored tokens: a metric ``[2]`` as LossOutput wants it."""
+    scored = scored.clone()
+    scored[:, 0] = False
+    return ratio((chunk_sums(scored.long(), chunk_ids, kept.shape[1]) * kept).sum(), scored.sum())
 
 
 def first_token_index(chunk_ids: Tensor, num_chunks: int) -> Tensor:
@@ -83,7 +96,7 @@ def chunk_valid(scored: Tensor, chunk_ids: Tensor, num_chunks: int) -> Tensor:
     """
     scored = scored.clone()
     scored[:, 0] = False
-    tokens = chunk_sums(torch.ones_like(chunk_ids, dtype=torch.long), chunk_ids, num_chunks)
+    tokens = chunk_sizes(chunk_ids, num_chunks)
     return (tokens > 0) & (chunk_sums(scored.long(), chunk_ids, num_chunks) == tokens)
 
 
@@ -153,6 +166,23 @@ def scored_rows(scored: Tensor) -> tuple[Tensor, Tensor]:
     return tokens - 1, tokens
 
 
+class AlignedScores(NamedTuple):
+    """One model's token scores on a batch of texts, with the chunk that each token belongs to.
+
+    Attributes:
+        label_logp: ``[B, T]`` log-probability of each token, at its own index (``shift_scores``).
+        boundary_logp: ``[B, T]`` log-probability of a boundary after each token, needed where a chunk ends; None where
+            nobody asks for it.
+        scored: ``[B, T]`` bool, tokens that have a log-probability and take part in the loss.
+        chunk_ids: ``[B, T]`` integer, the token's chunk or -1.
+    """
+
+    label_logp: Tensor
+    boundary_logp: Tensor | None
+    scored: Tensor
+    chunk_ids: Tensor
+
+
 class ChunkScores(NamedTuple):
     """Log-probabilities of chunks, or of groups of merged chunks, for both models.
 
@@ -169,17 +199,20 @@ class ChunkScores(NamedTuple):
     valid: Tensor
 
 
-def merge_chunks(chunks: ChunkScores, adjacent: Tensor, gamma: float) -> tuple[ChunkScores, Tensor]:
+def merge_chunks(
+    chunks: ChunkScores, adjacent: Tensor, gamma: float, max_chunks: int | None = None
+) -> tuple[ChunkScores, Tensor]:
     """Fuse each chunk with the next until the teacher expects a boundary there (alm.md §1.1, condition c).
 
     A group ends after a chunk with ``exp(teacher_boundary) > gamma``. It also ends, without that evidence, before a
-    chunk that is invalid or not adjacent, and at the end of the sequence: a group is contiguous text. Such groups are
-    kept, and reported as open.
+    chunk that is invalid or not adjacent, at the end of the sequence (a group is contiguous text), and when it is full.
+    Such groups are kept, and reported as open.
 
     Args:
         chunks: scores of the single chunks.
         adjacent: ``[B, C]`` bool, True where a chunk begins right after the one before it, on both sides.
         gamma: smallest boundary probability that is not enough; below 0 nothing merges, from 1 on everything does.
+        max_chunks: chunks of a full group; None for no limit. Scripts without spaces would merge whole sentences.
 
     Returns:
         The groups, of the same shape, with the last chunk's boundary log-probability; and ``[B, C]`` bool, which of
@@ -188,8 +221,11 @@ def merge_chunks(chunks: ChunkScores, adjacent: Tensor, gamma: float) -> tuple[C
     valid, num_chunks = chunks.valid, chunks.valid.shape[1]
     expected = chunks.teacher_boundary.exp() > gamma
     continues = torch.zeros_like(valid)
-    continues[:, 1:] = adjacent[:, 1:] & valid[:, 1:] & ~expected[:, :-1]
-    # An invalid chunk opens a group and adds nothing to it, so the chunk after it starts afresh either way.
+    continues[:, 1:] = adjacent[:, 1:] & valid[:, 1:] & valid[:, :-1] & ~expected[:, :-1]
+    if max_chunks is not None:
+        index = torch.arange(num_chunks, device=valid.device).expand(valid.shape)
+        start = index.masked_fill(continues, 0).cummax(1).values
+        continues = continues & ((index - start) % max_chunks != 0)
     group = (~continues).long().cumsum(1) - 1
     group = group.masked_fill(~valid, -1)
     groups = ChunkScores(

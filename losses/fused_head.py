@@ -1,190 +1,253 @@
-"""The autograd function under ``token_scores``: logits by blocks of rows, recomputed in the backward pass.
+"""The arithmetic under ``token_scores``: one pass over the logits in tiles, and the gradients of what it gives.
 
-Legend: N rows, D width, V real vocabulary entries (padding rows of the weight never enter the arithmetic), P parts:
-the logits' columns are the boundary tokens first and then all others, or one part if there is no boundary mask.
+The scores of a row are those of an attention over the vocabulary: hidden states are the queries, the rows of the head's
+weight are keys and values. So the forward pass works like memory-efficient attention: tile by tile with a running
+maximum, and, where the hidden states need a gradient, with the running softmax-weighted mean of the weight's rows. That
+mean is all that the gradient with respect to the hidden states needs, however often it is asked for. The gradient with
+respect to the weight takes a second pass, in a node of its own, which runs only if that gradient is wanted.
+
+Legend: N rows, D width, V real vocabulary entries (padding rows of the weight never enter the arithmetic), S scores,
+P parts of the vocabulary: the boundary tokens and all others, or one part if there is no boundary mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-HAS_MIXED_MATMUL = "dtype_out" in torch.ops.aten.mm.overloads()  # PyTorch 2.8, on accelerators
+from losses.head_arithmetic import (
+    accumulation_dtype,
+    add_matmul_,
+    cap_slope,
+    finish_logits,
+    matmul,
+    operand_dtype,
+)
+from losses.head_layout import HeadLayout
+
+COMPILE_ON_ACCELERATORS = True
+"""Fuse the elementwise arithmetic of a tile with torch.compile on accelerators, where it is bound by memory traffic."""
 
 
-@dataclass(frozen=True)
-class HeadLayout:
-    """How the head's logits are laid out and computed.
+def differentiable_scores(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, layout: HeadLayout
+) -> Tensor:
+    """Log-probabilities of the labels and, if there are two parts, the log-mass of the first one.
 
-    Attributes:
-        widths: number of columns of each part; they add up to V.
-        order: ``[V]`` int64, the weight row of each column; None if column i is row i.
-        softcap: soft cap of the logits, or None.
-        chunk_rows: rows per block.
+    Saves the inputs, one log-sum-exp a row and part, and one vector of width D a row and score.
+
+    Args:
+        hidden: [N, D]; weight: [V or more, D]; bias: [V or more] or None; labels: int64 [N], each an id below V.
+
+    Returns:
+        [S, N] in the accumulation dtype, at most 0.
     """
-
-    widths: tuple[int, ...]
-    order: Tensor | None
-    softcap: float | None
-    chunk_rows: int
-
-    def column_of(self, labels: Tensor) -> Tensor:
-        """Column of each token id in ``labels``."""
-        if self.order is None:
-            return labels
-        column = torch.empty_like(self.order)
-        column[self.order] = torch.arange(len(self.order), device=self.order.device)
-        return column[labels]
+    wants_gradient = torch.is_grad_enabled()
+    columns = layout.column_of(labels)
+    with torch.no_grad():
+        scores, part_lse, directions = _measure(
+            hidden, weight, bias, labels, columns, layout, wants_gradient and hidden.requires_grad
+        )
+    if directions is not None:
+        scores = scores + _HiddenGradient.apply(hidden, directions)
+    if wants_gradient and (weight.requires_grad or (bias is not None and bias.requires_grad)):
+        scores = scores + _WeightGradient.apply(weight, bias, hidden.detach(), columns, part_lse, layout)
+    return scores
 
 
-class Operands(NamedTuple):
-    """What is multiplied: hidden ``[N, D]`` and weight ``[V, D]`` in one dtype, bias ``[V]`` in the logits' dtype."""
-
-    hidden: Tensor
-    weight: Tensor
-    bias: Tensor | None
-
-
-class FusedHead(torch.autograd.Function):
-    """Label log-probability ``[N]`` and boundary log-probability ``[N]`` (None without an order) of a linear head.
-
-    Saves its inputs and one log-sum-exp a row and part, never a tensor of N times V elements.
-    """
+class _HiddenGradient(torch.autograd.Function):
+    """Zeros [S, N] with the gradient ``directions`` [S, N, D] with respect to the hidden states [N, D]."""
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, layout: HeadLayout
-    ) -> tuple[Tensor, Tensor | None]:
-        columns = layout.column_of(labels)
-        dtype = logits_dtype(hidden.dtype)
-        label_logits = hidden.new_empty(len(hidden), dtype=dtype)
-        part_lse = hidden.new_empty((len(layout.widths), len(hidden)), dtype=dtype)
-        for rows, logits in _logit_blocks(_operands(hidden, weight, bias, layout), layout, dtype):
-            label_logits[rows] = logits.gather(1, columns[rows, None]).squeeze(1)
-            for part, lse in zip(logits.split(layout.widths, dim=1), part_lse, strict=True):
-                lse[rows] = _log_sum_exp_(part)
-        ctx.save_for_backward(hidden, weight, bias, columns, part_lse)
-        ctx.layout = layout
-        lse = part_lse.logsumexp(0)
-        # Neither is above 0, even rounded: each log-sum-exp is its maximum plus something not negative.
-        return label_logits - lse, None if layout.order is None else part_lse[0] - lse
+    def forward(ctx: Any, hidden: Tensor, directions: Tensor) -> Tensor:
+        ctx.save_for_backward(directions)
+        ctx.dtype = hidden.dtype
+        return directions.new_zeros(directions.shape[:2])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_label: Tensor, grad_boundary: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, columns, part_lse = ctx.saved_tensors
-        layout, dtype = ctx.layout, part_lse.dtype
-        # With p the softmax over all columns and p_0 the one over the boundary part, the gradient of the logits is
-        # grad_label * onehot + grad_boundary * p_0 - (grad_label + grad_boundary) * p, and on part i
+    def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+        (directions,) = ctx.saved_tensors
+        return torch.einsum("sn,snd->nd", grad_scores, directions).to(ctx.dtype), None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """Zeros [S, N] with the scores' gradients with respect to weight and bias; passes over the logits again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor | None,
+        hidden: Tensor,
+        columns: Tensor,
+        part_lse: Tensor,
+        layout: HeadLayout,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, bias, hidden, columns, part_lse)
+        ctx.layout = layout
+        return part_lse.new_zeros(part_lse.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_scores: Tensor) -> tuple[Tensor | None, ...]:
+        weight, bias, hidden, columns, part_lse = ctx.saved_tensors
+        layout: HeadLayout = ctx.layout
+        wants_weight, wants_bias = ctx.needs_input_grad[:2]
+        # With p the softmax over all columns and p_0 the one over the first part, the gradient of the logits is
+        # grad_label * onehot + grad_part * p_0 - (grad_label + grad_part) * p, and on part i
         # p = p_i * exp(lse_i - lse): each part is its own softmax times one factor a row.
-        grad_lse = grad_label if grad_boundary is None else grad_label + grad_boundary
-        factor = -grad_lse * (part_lse - part_lse.logsumexp(0)).exp()
-        if grad_boundary is not None:
-            factor[0] += grad_boundary
+        factors = -grad_scores.sum(0) * (part_lse - part_lse.logsumexp(0)).exp()
+        if len(grad_scores) == 2:
+            factors[0] += grad_scores[1]
 
-        operands = _operands(hidden, weight, bias, layout)
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        grad_hidden = hidden.new_empty(hidden.shape, dtype=dtype) if wants_hidden else None
-        grad_weight = weight.new_zeros(operands.weight.shape, dtype=dtype) if wants_weight else None
-        grad_bias = weight.new_zeros(len(operands.weight), dtype=dtype) if wants_bias else None
-        for rows, logits in _logit_blocks(operands, layout, dtype):
-            cap_slope = None if layout.softcap is None else 1 - (logits / layout.softcap).square_()
-            for part, lse, scale in zip(logits.split(layout.widths, dim=1), part_lse, factor, strict=True):
-                part.sub_(lse[rows, None]).exp_().mul_(scale[rows, None])
-            logits.scatter_add_(1, columns[rows, None], grad_label[rows, None])
-            if cap_slope is not None:
-                logits.mul_(cap_slope)
-            if grad_bias is not None:
-                grad_bias += logits.sum(0)
-            grad_logits = logits.to(operands.weight.dtype)
-            if grad_hidden is not None:
-                _matmul(grad_logits, operands.weight, out=grad_hidden[rows])
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_bias = torch.zeros_like(bias) if wants_bias else None
+        gradient_of = _arithmetic(_logit_gradient, hidden)
+        operand = hidden.to(operand_dtype(hidden))
+        for tile in layout.tiles():
+            at = layout.weight_rows(tile)
+            tile_weight, tile_bias = _take(weight, bias, at, operand)
+            tile_grad = part_lse.new_zeros(tile_weight.shape)
+            tile_grad_bias = part_lse.new_zeros(len(tile_weight))
+            for rows in layout.blocks(len(hidden)):
+                products = matmul(operand[rows], tile_weight.t())
+                grad_logits = gradient_of(
+                    products,
+                    tile_bias,
+                    part_lse[tile.part, rows],
+                    factors[tile.part, rows],
+                    columns[rows] - tile.start,
+                    grad_scores[0, rows],
+                    layout.scale,
+                    layout.softcap,
+                )
+                if grad_bias is not None:
+                    tile_grad_bias += grad_logits.sum(0)
+                if grad_weight is not None:
+                    add_matmul_(tile_grad, grad_logits.to(operand.dtype).t(), operand[rows])
             if grad_weight is not None:
-                _add_matmul(grad_weight, grad_logits.t(), operands.hidden[rows])
-        return (
-            None if grad_hidden is None else grad_hidden.to(hidden.dtype),
-            None if grad_weight is None else _to_rows(grad_weight, layout.order, like=weight),
-            None if grad_bias is None else _to_rows(grad_bias, layout.order, like=bias),
-            None,
-            None,
-        )
+                grad_weight[at] = tile_grad.to(weight.dtype)
+            if grad_bias is not None:
+                grad_bias[at] = tile_grad_bias.to(bias.dtype)
+        return grad_weight, grad_bias, None, None, None, None
 
 
-def logits_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of all arithmetic over the vocabulary: float32, or float64 for float64 hidden states."""
-    return torch.promote_types(dtype, torch.float32)
+def _measure(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    columns: Tensor,
+    layout: HeadLayout,
+    wants_directions: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scores [S, N], log-sum-exp of every part [P, N], and the scores' gradients in the hidden states [S, N, D]."""
+    parts, dtype = len(layout.widths), accumulation_dtype(hidden.dtype)
+    peak = hidden.new_full((parts, len(hidden)), -torch.inf, dtype=dtype)
+    total = torch.zeros_like(peak)
+    mean = hidden.new_zeros((parts, *hidden.shape), dtype=dtype) if wants_directions else None
+    label_logits = torch.zeros_like(peak[0])
+    softmax_of = _arithmetic(_partial_softmax, hidden)
+    operand = hidden.to(operand_dtype(hidden))
+    for tile in layout.tiles():
+        part = tile.part
+        tile_weight, tile_bias = _take(weight, bias, layout.weight_rows(tile), operand)
+        for rows in layout.blocks(len(hidden)):
+            products = matmul(operand[rows], tile_weight.t())
+            found = softmax_of(
+                products, tile_bias, peak[part, rows], columns[rows] - tile.start, layout.scale, layout.softcap
+            )
+            decay = (peak[part, rows] - found.peak).exp()
+            peak[part, rows] = found.peak
+            total[part, rows] = total[part, rows] * decay + found.total
+            label_logits[rows] += found.label_logits
+            if mean is not None:
+                add_matmul_(mean[part, rows].mul_(decay[:, None]), found.weights.to(operand.dtype), tile_weight)
+
+    part_lse = total.log() + peak
+    lse = part_lse.logsumexp(0)
+    # None is above 0, even rounded: each log-sum-exp is its maximum plus something not negative.
+    scores = torch.stack([label_logits, *part_lse[: parts - 1]]) - lse
+    if mean is None:
+        return scores, part_lse, None
+    mean /= total[:, :, None]
+    share = (part_lse - lse).exp()[:, :, None]
+    label_rows = weight.index_select(0, labels).to(dtype)
+    if layout.softcap is not None:
+        label_rows *= cap_slope(label_logits, layout.softcap)[:, None]
+    directions = torch.stack([label_rows - (share * mean).sum(0), *(share[1:] * (mean[:1] - mean[1:]))])
+    return scores, part_lse, directions.mul_(layout.scale)
 
 
-def _operand_dtype(hidden: Tensor) -> torch.dtype:
-    """Dtype of both operands of the matmuls.
+class _PartialSoftmax(NamedTuple):
+    """What a tile adds to the softmax of b rows: all relative to ``peak``, the new running maximum."""
 
-    Half-precision operands stay as they are only where their product can be had in float32; the CPU's matmul would
-    round it to half precision, so there they are cast up first.
+    peak: Tensor
+    total: Tensor
+    weights: Tensor
+    label_logits: Tensor
+
+
+def _partial_softmax(
+    products: Tensor,
+    bias: Tensor | None,
+    peak: Tensor,
+    label_columns: Tensor,
+    scale: float,
+    softcap: float | None,
+) -> _PartialSoftmax:
+    """Exponentials of a tile's logits [b, c], their sum, and the logits of the labels that lie in the tile (0 if not).
+
+    ``weights`` are the exponentials times the slope of the soft cap.
     """
-    if HAS_MIXED_MATMUL and hidden.is_cuda and hidden.dtype in (torch.bfloat16, torch.float16):
-        return hidden.dtype
-    return logits_dtype(hidden.dtype)
+    logits = finish_logits(products, bias, scale, softcap)
+    inside = (label_columns >= 0) & (label_columns < logits.shape[1])
+    label_logits = logits.gather(1, label_columns.clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
+    peak = torch.maximum(peak, logits.amax(1))
+    weights = (logits - peak[:, None]).exp_()
+    total = weights.sum(1)
+    if softcap is not None:
+        weights *= cap_slope(logits, softcap)
+    return _PartialSoftmax(peak, total, weights, label_logits.where(inside, 0))
 
 
-def _operands(hidden: Tensor, weight: Tensor, bias: Tensor | None, layout: HeadLayout) -> Operands:
-    """Bring the operands into the order of the columns and into the dtype of the matmul."""
-    dtype = _operand_dtype(hidden)
-
-    def in_columns(rows: Tensor) -> Tensor:
-        return rows[: sum(layout.widths)] if layout.order is None else rows.index_select(0, layout.order)
-
-    return Operands(
-        hidden.to(dtype),
-        in_columns(weight).to(dtype),
-        None if bias is None else in_columns(bias).to(logits_dtype(hidden.dtype)),
-    )
-
-
-def _logit_blocks(operands: Operands, layout: HeadLayout, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Yield ``(rows, logits [rows, V])`` block by block, all in one buffer: use a block before asking for the next.
-
-    One buffer, because fresh pages of this size cost the CPU as much as a pass over them.
-    """
-    hidden, weight, bias = operands
-    buffer = hidden.new_empty((min(layout.chunk_rows, len(hidden)), len(weight)), dtype=dtype)
-    for start in range(0, len(hidden), layout.chunk_rows):
-        rows = slice(start, min(start + layout.chunk_rows, len(hidden)))
-        logits = _matmul(hidden[rows], weight.t(), out=buffer[: rows.stop - rows.start])
-        if bias is not None:
-            logits.add_(bias)
-        if layout.softcap is not None:
-            logits.div_(layout.softcap).tanh_().mul_(layout.softcap)
-        yield rows, logits
+def _logit_gradient(
+    products: Tensor,
+    bias: Tensor | None,
+    lse: Tensor,
+    factor: Tensor,
+    label_columns: Tensor,
+    grad_label: Tensor,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Gradient of a tile's products [b, c]: ``factor`` times the part's softmax, plus ``grad_label`` at the labels."""
+    logits = finish_logits(products, bias, scale, softcap)
+    gradient = (logits - lse[:, None]).exp_().mul_(factor[:, None])
+    inside = (label_columns >= 0) & (label_columns < logits.shape[1])
+    gradient.scatter_add_(1, label_columns.clamp(0, logits.shape[1] - 1)[:, None], grad_label.where(inside, 0)[:, None])
+    if softcap is not None:
+        gradient *= cap_slope(logits, softcap)
+    return gradient if scale == 1.0 else gradient.mul_(scale)
 
 
-def _log_sum_exp_(logits: Tensor) -> Tensor:
-    """Log-sum-exp of each row; overwrites ``logits``, which saves a second tensor of that size."""
-    peak = logits.amax(1, keepdim=True)
-    return logits.sub_(peak).exp_().sum(1).log_().add_(peak.squeeze(1))
+def _take(weight: Tensor, bias: Tensor | None, at: Tensor | slice, operand: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A tile's weight rows in the operands' dtype, and its bias in the accumulation dtype."""
+    tile_bias = None if bias is None else bias.detach()[at].to(accumulation_dtype(operand.dtype))
+    return weight.detach()[at].to(operand.dtype), tile_bias
 
 
-def _matmul(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
-    if left.dtype == out.dtype:
-        return torch.mm(left, right, out=out)
-    return torch.mm(left, right, out_dtype=out.dtype, out=out)
+def _arithmetic(function: Callable, hidden: Tensor) -> Callable:
+    """``function``, compiled on accelerators."""
+    return _compiled(function) if COMPILE_ON_ACCELERATORS and hidden.is_cuda else function
 
 
-def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if left.dtype == total.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(torch.mm(left, right, out_dtype=total.dtype))
-
-
-def _to_rows(gradient: Tensor, order: Tensor | None, *, like: Tensor) -> Tensor:
-    """Bring a gradient by columns back to the weight's rows and dtype; padding rows get zero."""
-    if order is None and len(gradient) == len(like):
-        return gradient.to(like.dtype)
-    by_row = torch.zeros_like(like)
-    by_row[slice(len(gradient)) if order is None else order] = gradient.to(like.dtype)
-    return by_row
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    return torch.compile(function, dynamic=True, fullgraph=True)

@@ -9,11 +9,13 @@ Legend: R rows (token positions), D width of the hidden states, V vocabulary, K 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+
+from losses.head_arithmetic import accumulation_dtype, finish_logits, matmul, operand_dtype, row_blocks
 
 MASS_TOLERANCE = 1e-3
 """How far above 1 the probabilities of a row may add up: half-precision log-probabilities are that coarse."""
@@ -38,17 +40,38 @@ class Predictions(Protocol):
         """Log-probabilities [b, V] in nats of a block of rows, float32 or float64; -inf where unknown."""
 
 
+class _CastOnce:
+    """A weight in the dtype of its products: cast when first asked for, then kept."""
+
+    def __init__(self) -> None:
+        self._source: Tensor | None = None
+        self._cast: Tensor | None = None
+
+    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        if weight.dtype == dtype:
+            return weight.detach()
+        # By address, so that a detached weight is the same one; the source is kept, so the address stays taken.
+        known = self._source is not None and self._source.data_ptr() == weight.data_ptr()
+        if not known or self._cast.shape != weight.shape or self._cast.dtype != dtype:
+            self._source, self._cast = weight.detach(), weight.detach().to(dtype)
+        return self._cast
+
+
 @dataclass(frozen=True)
 class LinearHead:
     """A model's output head at R positions: ``softcap * tanh(scale * (hidden @ weight.T + bias) / softcap)``.
 
     Attributes:
         hidden: [R, D] final hidden states, any floating dtype.
-        weight: [V or more, D] output embeddings; rows from ``vocab_size`` on are padding and never enter.
+        weight: [V or more, D] output embeddings; rows from ``vocab_size`` on are padding and never enter. Not to be
+            changed in place while the head is used.
         bias: [V or more], or None.
         softcap: soft cap of the logits, as in Gemma 2; None for no cap.
         scale: factor of the logits before the cap, as in Cohere's models.
         size: number of real tokens; None for all rows of the weight.
+
+    Raises:
+        ValueError: the attributes do not fit together.
     """
 
     hidden: Tensor
@@ -57,6 +80,8 @@ class LinearHead:
     softcap: float | None = None
     scale: float = 1.0
     size: int | None = None
+    # Shared by all selections of rows, so that a half-precision weight is cast once a step and not once a block.
+    _cast: _CastOnce = field(default_factory=_CastOnce, repr=False, compare=False)
 
     complete = True
 
@@ -74,8 +99,10 @@ class LinearHead:
             raise ValueError(
                 f"the vocabulary has {self.vocab_size} tokens, but the head's weight {len(self.weight)} rows"
             )
-        if self.softcap is not None and self.softcap <= 0:
+        if self.softcap is not None and not self.softcap > 0:
             raise ValueError(f"softcap is {self.softcap}; it must be positive, or None for no cap")
+        if not 0 < self.scale < torch.inf:
+            raise ValueError(f"scale is {self.scale}; the factor of the logits must be positive and finite")
 
     def __len__(self) -> int:
         return len(self.hidden)
@@ -88,22 +115,27 @@ class LinearHead:
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of all arithmetic over the vocabulary: float32, or float64 for float64 hidden states."""
-        return torch.promote_types(self.hidden.dtype, torch.float32)
+        return accumulation_dtype(self.hidden.dtype)
 
     def at(self, rows: Tensor) -> Self:
         """The head at ``rows`` of the positions; differentiable in ``hidden``."""
         return replace(self, hidden=self.hidden.index_select(0, rows))
 
+    def operands(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """What the logits of a block of rows are a product of, without gradient, in the dtype of products.
+
+        Returns:
+            The block's hidden states [b, D] and the real tokens' weight [V, D].
+        """
+        dtype = operand_dtype(self.hidden)
+        return self.hidden.detach()[rows].to(dtype), self._cast(self.weight, dtype)[: self.vocab_size]
+
     @torch.no_grad()
     def logits(self, rows: slice) -> Tensor:
         """Logits [b, V] of a block of rows, without gradient."""
-        hidden = self.hidden[rows].to(self.dtype)
-        logits = hidden @ self.weight[: self.vocab_size].to(self.dtype).t()
-        if self.bias is not None:
-            logits += self.bias[: self.vocab_size]
-        if self.scale != 1.0:
-            logits *= self.scale
-        return logits if self.softcap is None else logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        hidden, weight = self.operands(rows)
+        bias = None if self.bias is None else self.bias[: self.vocab_size].to(self.dtype)
+        return finish_logits(matmul(hidden, weight.t()), bias, self.scale, self.softcap)
 
     def log_probs(self, rows: slice) -> Tensor:
         """Log-probabilities [b, V] of a block of rows, without gradient."""
@@ -145,6 +177,11 @@ class TopKPredictions:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def tail_logp(self) -> Tensor:
+        """Log of the probability [R] of all other tokens together; -inf where rounding leaves nothing."""
+        return torch.log1p(-self.logp.double().exp().sum(1).clamp(max=1)).to(self.logp.dtype)
+
     def at(self, rows: Tensor) -> Self:
         """The distributions at ``rows``."""
         return replace(self, ids=self.ids.index_select(0, rows), logp=self.logp.index_select(0, rows))
@@ -153,6 +190,32 @@ class TopKPredictions:
         """Log-probabilities [b, V] of a block of rows; -inf outside the K known tokens."""
         ids, logp = self.ids[rows], self.logp[rows]
         return logp.new_full((len(ids), self.vocab_size), -torch.inf).scatter_(1, ids, logp)
+
+
+@torch.no_grad()
+def top_k_predictions(predictions: Predictions, k: int) -> TopKPredictions:
+    """The ``k`` most probable tokens of every row, most probable first: what a cached or served teacher keeps.
+
+    Args:
+        predictions: of R rows; read a block of rows at a time.
+        k: at most the number of tokens that every row knows.
+
+    Raises:
+        ValueError: a row knows fewer tokens.
+    """
+    most = predictions.ids.shape[1] if isinstance(predictions, TopKPredictions) else predictions.vocab_size
+    if not 1 <= k <= most:
+        raise ValueError(f"k is {k}, but a row has the probabilities of {most} tokens; take 1 to {most}")
+    probe = predictions.log_probs(slice(0, 0))
+    # The logits, the log-probabilities, and what sorting needs.
+    row_bytes = 4 * predictions.vocab_size * probe.element_size()
+    blocks = row_blocks(len(predictions), row_bytes, probe.device)
+    best = [predictions.log_probs(rows).topk(k, dim=1) for rows in blocks] or [probe.topk(k, dim=1)]
+    return TopKPredictions(
+        torch.cat([block.indices for block in best]),
+        torch.cat([block.values for block in best]),
+        predictions.vocab_size,
+    )
 
 
 def check_log_probs(logp: Tensor, *, complete: bool) -> None:

@@ -1,31 +1,35 @@
-"""Losses of whole next-token distributions, one row at a time, without a ``[R, V]`` tensor.
+"""Functions of whole next-token distributions, one row at a time, without a ``[R, V]`` tensor.
 
-Such a loss is a plain differentiable function of a block of logits. Its gradient is taken block by block during the
-forward pass, while the logits exist, so that the vocabulary is passed over once: three matrix products a head, as in a
-dense loss, and no recomputation. What is kept is the gradient of the hidden states and of the weight.
+Such a function is a plain differentiable function of a block of logits. For a sum over rows (``rowwise_loss``) the
+gradient is taken block by block during the forward pass, while the logits exist, so that the vocabulary is passed over
+once: three matrix products a head, as in a dense loss, and no recomputation. What is kept is the gradient of the hidden
+states and of the weight. For values of every row (``rowwise_values``), which may go anywhere, the backward pass
+computes the logits again.
 
-Legend: N rows, D width, V vocabulary, b rows of a block.
+Legend: N rows, D width, V vocabulary, b rows of a block, M values a row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from losses.head_arithmetic import accumulation_dtype, add_matmul_, cap_slope, matmul, row_blocks
 from losses.output import ratio
 from losses.predictions import LinearHead
 
-# A loss holds several tensors of the size of a block at a time; together they should fit the budget.
+# A loss holds several tensors of the size of a block at a time.
 _TENSORS_PER_BLOCK = 8
-_CPU_BUDGET_BYTES = 256 * 2**20
-_ACCELERATOR_BUDGET_BYTES = 2 * 2**30
 
 RowLosses = Callable[[slice, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, Mapping[str, Tensor]]]
 """(rows, logits [b, V] of every head, rows [b, ...] of every input) -> loss of each row [b], metrics as ``[2]``."""
+
+RowValues = Callable[[slice, Sequence[Tensor]], Tensor]
+"""(rows, logits [b, V] of every head) -> values [b, M]."""
 
 
 class RowwiseLoss(NamedTuple):
@@ -49,87 +53,157 @@ def rowwise_loss(
             gradient. Each row's loss must depend on that row alone.
         heads: of N rows each; gradients reach ``hidden``, ``weight`` and ``bias`` wherever these require one.
         inputs: tensors [N, ...] with a gradient of their own, a number a row for instance.
-        block_rows: rows of a block; by default as many as fit the memory budget at the top of this module.
+        block_rows: rows of a block; by default as many as fit the budget of ``losses.head_arithmetic``.
 
     Returns:
         The total in float32 (float64 for float64 hidden states), 0 with a zero gradient for no rows.
 
     Raises:
-        ValueError: heads and inputs differ in their number of rows.
+        ValueError: heads and inputs differ in their number of rows, or ``losses_of`` does not give one loss a row.
     """
-    num_rows = len(heads[0])
-    if any(len(each) != num_rows for each in (*heads, *inputs)):
+    if any(len(each) != len(heads[0]) for each in (*heads, *inputs)):
         raise ValueError(f"heads and inputs must have one number of rows, got {[len(e) for e in (*heads, *inputs)]}")
-    if block_rows is None:
-        block_rows = _rows_per_block(heads)
-    plan = _Plan(losses_of, tuple(heads), block_rows, torch.is_grad_enabled(), {})
-    tensors = [tensor for head in heads for tensor in (head.hidden, head.weight, head.bias)]
-    total = _Rowwise.apply(plan, *tensors, *inputs)
-    return RowwiseLoss(total, plan.metrics)
+    tensors = [*_tensors_of(heads), *inputs]
+    wanted = [torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in tensors]
+    total, gradients, metrics = _accumulate(losses_of, heads, inputs, wanted, block_rows)
+    for tensor, gradient in zip(tensors, gradients, strict=True):
+        if gradient is not None:
+            total = total + _KnownGradient.apply(tensor, gradient, total.dtype)
+    return RowwiseLoss(total, metrics)
 
 
-class _Plan(NamedTuple):
-    losses_of: RowLosses
-    heads: tuple[LinearHead, ...]
-    block_rows: int
-    wants_gradient: bool
-    metrics: dict[str, Tensor]
+def rowwise_values(values_of: RowValues, heads: Sequence[LinearHead], *, block_rows: int | None = None) -> Tensor:
+    """Evaluate ``values_of`` at N rows, a block of rows at a time.
 
-    def add_metrics(self, metrics: Mapping[str, Tensor]) -> None:
-        for name, pair in metrics.items():
-            pair = ratio(*pair)
-            self.metrics[name] = self.metrics[name] + pair if name in self.metrics else pair
+    The backward pass computes the logits again: where the sum over the rows is all that is wanted, ``rowwise_loss``
+    is a third cheaper.
+
+    Args:
+        values_of: pure and differentiable; each row's values must depend on that row alone.
+        heads: of N rows each; gradients reach ``hidden``, ``weight`` and ``bias`` wherever these require one.
+        block_rows: rows of a block; by default as many as fit the budget of ``losses.head_arithmetic``.
+
+    Returns:
+        [N, M], in the dtype that ``values_of`` gives.
+
+    Raises:
+        ValueError: the heads differ in their number of rows.
+    """
+    if any(len(head) != len(heads[0]) for head in heads):
+        raise ValueError(f"heads must have one number of rows, got {[len(head) for head in heads]}")
+    return _RowwiseValues.apply(values_of, tuple(heads), block_rows, *_tensors_of(heads))
 
 
-class _Rowwise(torch.autograd.Function):
-    """Inputs: the plan; hidden, weight and bias of every head; the row inputs."""
+class _KnownGradient(torch.autograd.Function):
+    """Zero, with a gradient with respect to one tensor that is known beforehand.
+
+    One node a tensor: asking for the gradient of the hidden states alone does not touch that of the weight.
+    """
 
     @staticmethod
-    def forward(ctx: Any, plan: _Plan, *tensors: Tensor | None) -> Tensor:
-        num_heads = len(plan.heads)
-        inputs = tensors[3 * num_heads :]
-        wanted = [wants and plan.wants_gradient for wants in ctx.needs_input_grad[1:]]
-        dtype = plan.heads[0].dtype
-        gradients = [
-            None if not wants else torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
-            for wants, tensor in zip(wanted, tensors, strict=True)
-        ]
-        total = plan.heads[0].hidden.new_zeros((), dtype=dtype)
-        for start in range(0, len(plan.heads[0]), plan.block_rows):
-            rows = slice(start, start + plan.block_rows)
-            # Slots of heads without any gradient are computed all the same: the loss reads their logits.
-            logits = [head.logits(rows) for head in plan.heads]
-            leaves = [
-                *(z.requires_grad_(any(wanted[3 * i : 3 * i + 3])) for i, z in enumerate(logits)),
-                *(x[rows].detach().requires_grad_(w) for x, w in zip(inputs, wanted[3 * num_heads :], strict=True)),
-            ]
-            with torch.set_grad_enabled(any(wanted)):
-                losses, metrics = plan.losses_of(rows, leaves[:num_heads], leaves[num_heads:])
-                block_total = losses.sum()
-            total += block_total.detach()
-            plan.add_metrics(metrics)
-            active = [leaf for leaf in leaves if leaf.requires_grad]
-            if active and block_total.requires_grad:
-                found = iter(torch.autograd.grad(block_total, active, allow_unused=True))
-                by_leaf = [next(found) if leaf.requires_grad else None for leaf in leaves]
-                for i, head in enumerate(plan.heads):
-                    if by_leaf[i] is not None:
-                        _add_head_gradients(gradients[3 * i : 3 * i + 3], head, rows, by_leaf[i], logits[i].detach())
-                for gradient, found_gradient in zip(gradients[3 * num_heads :], by_leaf[num_heads:], strict=True):
-                    if found_gradient is not None:
-                        gradient[rows] = found_gradient
-        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in tensors]
-        ctx.save_for_backward(*gradients)
-        return total
+    def forward(ctx: Any, tensor: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return gradient.new_zeros((), dtype=dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (
-            None if gradient is None else (gradient * grad_total).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
-        return (None, *scaled)
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_total.to(gradient.dtype), None, None
+
+
+class _RowwiseValues(torch.autograd.Function):
+    """Inputs: the function, the heads and the block size; hidden, weight and bias of every head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values_of: RowValues,
+        heads: tuple[LinearHead, ...],
+        block_rows: int | None,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        ctx.values_of, ctx.heads, ctx.block_rows = values_of, heads, block_rows
+        # A block of no rows tells how many values there are where there is no row at all.
+        blocks = list(_blocks(heads, block_rows)) or [slice(0, 0)]
+        return torch.cat([values_of(rows, [head.logits(rows) for head in heads]) for rows in blocks])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_values: Tensor) -> tuple[Tensor | None, ...]:
+        def weighted(
+            rows: slice, logits: Sequence[Tensor], inputs: Sequence[Tensor]
+        ) -> tuple[Tensor, Mapping[str, Tensor]]:
+            return (ctx.values_of(rows, logits) * grad_values[rows]).sum(1), {}
+
+        _, gradients, _ = _accumulate(weighted, ctx.heads, (), ctx.needs_input_grad[3:], ctx.block_rows)
+        return None, None, None, *gradients
+
+
+def _tensors_of(heads: Sequence[LinearHead]) -> list[Tensor | None]:
+    return [tensor for head in heads for tensor in (head.hidden, head.weight, head.bias)]
+
+
+def _accumulate(
+    losses_of: RowLosses,
+    heads: Sequence[LinearHead],
+    inputs: Sequence[Tensor],
+    wanted: Sequence[bool],
+    block_rows: int | None,
+) -> tuple[Tensor, list[Tensor | None], dict[str, Tensor]]:
+    """Sum of all losses, its gradient in each of the heads' tensors and inputs as far as ``wanted``, and metrics."""
+    tensors = [*_tensors_of(heads), *inputs]
+    gradients = [
+        torch.zeros_like(tensor, dtype=accumulation_dtype(tensor.dtype)) if wants else None
+        for tensor, wants in zip(tensors, wanted, strict=True)
+    ]
+    by_head = [gradients[3 * i : 3 * i + 3] for i in range(len(heads))]
+    by_input = [[gradient] for gradient in gradients[3 * len(heads) :]]
+    total = heads[0].hidden.new_zeros((), dtype=heads[0].dtype)
+    metrics: dict[str, Tensor] = {}
+    for rows in _blocks(heads, block_rows):
+        # Heads without any gradient are computed all the same: the loss reads their logits.
+        leaves = [
+            leaf.requires_grad_(any(gradient is not None for gradient in own))
+            for leaf, own in zip(
+                [*(head.logits(rows) for head in heads), *(x.detach()[rows] for x in inputs)],
+                [*by_head, *by_input],
+                strict=True,
+            )
+        ]
+        with torch.set_grad_enabled(any(wanted)):
+            losses, found_metrics = losses_of(rows, leaves[: len(heads)], leaves[len(heads) :])
+            _check_losses(losses, leaves[0])
+            block_total = losses.sum()
+        total += block_total.detach()
+        for name, pair in found_metrics.items():
+            metrics[name] = metrics[name] + ratio(*pair) if name in metrics else ratio(*pair)
+        found = _gradients(block_total, leaves)
+        for head, own, leaf, grad_logits in zip(heads, by_head, leaves, found, strict=False):
+            if grad_logits is not None:
+                _add_head_gradients(own, head, rows, grad_logits, leaf.detach())
+        for (gradient,), grad_input in zip(by_input, found[len(heads) :], strict=True):
+            if grad_input is not None:
+                gradient[rows] = grad_input
+    gradients = [
+        None if gradient is None else gradient.to(tensor.dtype)
+        for gradient, tensor in zip(gradients, tensors, strict=True)
+    ]
+    return total, gradients, metrics
+
+
+def _check_losses(losses: Tensor, logits: Tensor) -> None:
+    if losses.shape != logits.shape[:1]:
+        raise ValueError(f"the losses of a block have shape {tuple(losses.shape)}; expected [{len(logits)}], one a row")
+
+
+def _gradients(total: Tensor, leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients of ``total`` in those ``leaves`` that want one and that it depends on."""
+    active = [leaf for leaf in leaves if leaf.requires_grad]
+    if not active or not total.requires_grad:
+        return [None] * len(leaves)
+    found = iter(torch.autograd.grad(total, active, allow_unused=True))
+    return [next(found) if leaf.requires_grad else None for leaf in leaves]
 
 
 def _add_head_gradients(
@@ -138,19 +212,22 @@ def _add_head_gradients(
     """Add one block's gradients of hidden, weight and bias, given that of the logits."""
     grad_hidden, grad_weight, grad_bias = gradients
     if head.softcap is not None:
-        grad_logits = grad_logits * (1 - (logits / head.softcap).square())
+        grad_logits = grad_logits * cap_slope(logits, head.softcap)
     if head.scale != 1.0:
         grad_logits = grad_logits * head.scale
-    real = slice(head.vocab_size)
+    hidden, weight = head.operands(rows)
+    operand = grad_logits.to(hidden.dtype)
     if grad_hidden is not None:
-        grad_hidden[rows] = grad_logits @ head.weight[real].detach().to(grad_logits.dtype)
+        grad_hidden[rows] = matmul(operand, weight)
     if grad_weight is not None:
-        grad_weight[real].addmm_(grad_logits.t(), head.hidden[rows].detach().to(grad_logits.dtype))
+        add_matmul_(grad_weight[: head.vocab_size], operand.t(), hidden)
     if grad_bias is not None:
-        grad_bias[real] += grad_logits.sum(0)
+        grad_bias[: head.vocab_size] += grad_logits.sum(0)
 
 
-def _rows_per_block(heads: Sequence[LinearHead]) -> int:
-    budget = _CPU_BUDGET_BYTES if heads[0].hidden.device.type == "cpu" else _ACCELERATOR_BUDGET_BYTES
-    row_bytes = sum(head.vocab_size for head in heads) * heads[0].dtype.itemsize
-    return max(1, budget // (_TENSORS_PER_BLOCK * row_bytes))
+def _blocks(heads: Sequence[LinearHead], block_rows: int | None) -> Iterator[slice]:
+    num_rows = len(heads[0])
+    if block_rows is not None:
+        return (slice(start, start + block_rows) for start in range(0, num_rows, block_rows))
+    logits_bytes = sum(head.vocab_size for head in heads) * heads[0].dtype.itemsize
+    return row_blocks(num_rows, _TENSORS_PER_BLOCK * logits_bytes, heads[0].hidden.device)

@@ -10,14 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from losses.fused_head import FusedHead, HeadLayout, logits_dtype
+from losses.fused_head import HeadLayout, differentiable_scores
+from losses.predictions import LinearHead
 
 IGNORE_INDEX = -100
 
-# What one block of logits may occupy. Small blocks read the whole weight too often, large ones only cost memory;
-# the CPU's budget is the smaller because there the logits compete with the model for the same memory.
-CPU_BLOCK_BYTES = 128 * 2**20
-ACCELERATOR_BLOCK_BYTES = 512 * 2**20
+# What one tile of logits may occupy, and how many rows it has. On the CPU a tile should stay in the caches; on an
+# accelerator it should keep the whole device busy.
+CPU_TILE_BYTES, CPU_TILE_ROWS = 16 * 2**20, 1024
+ACCELERATOR_TILE_BYTES, ACCELERATOR_TILE_ROWS = 512 * 2**20, 8192
 
 
 class TokenScores(NamedTuple):
@@ -45,25 +46,28 @@ def token_scores(
     scale: float = 1.0,
     vocab_size: int | None = None,
     chunk_rows: int | None = None,
+    chunk_columns: int | None = None,
 ) -> TokenScores:
     """Score ``labels`` under ``softmax(softcap * tanh(scale * (hidden @ weight.T + bias) / softcap))``.
 
-    The logits exist for one block of rows at a time, in the forward pass and again in the backward pass, which
-    recomputes them (alm.md §8.2.4). Rows that need neither score cost nothing. Arithmetic over the vocabulary is in
-    float32, or in float64 for float64 hidden states. Differentiable once, in ``hidden``, ``weight`` and ``bias``.
+    The logits exist for one tile of rows and tokens at a time, in the forward pass and again in the backward pass if
+    weight or bias want a gradient (alm.md §8.2.4). The gradient with respect to ``hidden`` costs no pass over the
+    vocabulary: asking for it once for each of several losses is cheap. Rows that need neither score cost nothing.
+    Arithmetic over the vocabulary is in float32, or in float64 for float64 hidden states. Differentiable once, in
+    ``hidden``, ``weight`` and ``bias``. A hidden state that is not finite gives scores that are not finite.
 
     Args:
         hidden: ``[R, D]`` final hidden states (after the last norm), any floating dtype.
-        weight: ``[V, D]`` output embeddings.
+        weight: ``[V, D]`` output embeddings, a parameter or an expression (the base plus a low-rank product).
         labels: ``[R]`` int64 ids of the tokens that follow; -100 where there is none to score.
         boundary_mask: ``[V]`` or ``[vocab_size]`` bool, True for tokens that begin a new pre-token.
         boundary_rows: ``[R]`` bool, where the boundary log-probability is wanted, scored row or not; by default at
             every scored row.
-        bias: ``[V]`` added to the logits.
-        scale: factor of the logits before the soft cap.
+        bias: ``[V]`` added to the products.
         softcap: soft cap of the final logits, as in Gemma 2; None for no cap.
+        scale: factor of the logits before the soft cap, as in Cohere's models.
         vocab_size: number of real tokens; the weight rows from there on are padding and get no probability.
-        chunk_rows: rows per block; by default as many as fit the block budgets at the top of this module.
+        chunk_rows, chunk_columns: size of a tile; by default as the budgets at the top of this module allow.
 
     Returns:
         Scores in float32 (float64 for float64 hidden states).
@@ -71,29 +75,27 @@ def token_scores(
     Raises:
         ValueError: the arguments do not fit together, or a label is no id of the vocabulary.
     """
-    if chunk_rows is not None and chunk_rows < 1:
-        raise ValueError(f"chunk_rows is {chunk_rows}; it must be at least 1, or None for the default")
-    vocab_size = weight.shape[0] if vocab_size is None else vocab_size
-    _check_shapes(hidden, weight, labels, bias, softcap, vocab_size)
-    if scale != 1.0:
-        hidden, bias = hidden * scale, None if bias is None else bias * scale
+    vocab_size = LinearHead(hidden, weight, bias, softcap, scale, vocab_size).vocab_size
+    for name, size in (("chunk_rows", chunk_rows), ("chunk_columns", chunk_columns)):
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1, or None for the default")
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected [{hidden.shape[0]}], one a hidden row")
     scored = labels != IGNORE_INDEX
     _check_labels(labels, scored, vocab_size)
     wants_boundary = _boundary_rows(boundary_mask, boundary_rows, scored)
+    widths, order = _columns(boundary_mask, weight.shape[0], vocab_size)
 
     rows = (scored | wants_boundary).nonzero().squeeze(1)
-    if chunk_rows is None:
-        chunk_rows = _rows_per_block(vocab_size, logits_dtype(hidden.dtype), hidden.device)
-    widths, order = _columns(boundary_mask, weight.shape[0], vocab_size)
-    layout = HeadLayout(widths, order, softcap, chunk_rows)
-    # The label of an unscored row is never used; 0 keeps the gather within the vocabulary.
-    label_logp, boundary_logp = FusedHead.apply(
-        hidden.index_select(0, rows), weight, bias, labels[rows].clamp(min=0), layout
-    )
-    scores = TokenScores(_place(label_logp, rows, scored, 0.0), None)
+    layout = HeadLayout(widths, order, scale, softcap, *_tile(hidden, len(rows), chunk_rows, chunk_columns))
+    # The label of an unscored row is never used; 0 is a token of every vocabulary.
+    scores = differentiable_scores(hidden.index_select(0, rows), weight, bias, labels[rows].clamp(min=0), layout)
+    label_logp = _place(scores[0], rows, scored, 0.0)
     if boundary_mask is None:
-        return scores
-    return scores._replace(boundary_logp=_place(boundary_logp, rows, wants_boundary, float("nan")))
+        return TokenScores(label_logp, None)
+    # Where every token begins a pre-token, that one follows is certain.
+    boundary_logp = scores[1] if len(widths) == 2 else torch.zeros_like(scores[0])
+    return TokenScores(label_logp, _place(boundary_logp, rows, wants_boundary, float("nan")))
 
 
 def _place(values: Tensor, rows: Tensor, wanted: Tensor, filler: float) -> Tensor:
@@ -105,8 +107,8 @@ def _place(values: Tensor, rows: Tensor, wanted: Tensor, filler: float) -> Tenso
 def _columns(boundary_mask: Tensor | None, num_rows: int, vocab_size: int) -> tuple[tuple[int, ...], Tensor | None]:
     """Widths of the parts of the logits and the weight row of each column: boundary tokens first.
 
-    A contiguous boundary set lets both log-sum-exps come from one pass over the logits, each with its own maximum,
-    so that a boundary mass far below float32's smallest number still has a logarithm.
+    Parts with a log-sum-exp and a maximum each, so that a boundary mass far below float32's smallest number still has
+    a logarithm, and no token is in both, so that two parts cost no more than one.
     """
     if boundary_mask is None:
         return (vocab_size,), None
@@ -116,13 +118,12 @@ def _columns(boundary_mask: Tensor | None, num_rows: int, vocab_size: int) -> tu
             f" {num_rows} weight rows or of the {vocab_size} tokens"
         )
     mask = boundary_mask[:vocab_size].to(torch.bool)
-    order = torch.cat([mask.nonzero(), (~mask).nonzero()]).squeeze(1)
-    num_boundary = int(mask.sum())
-    if num_boundary == 0:
+    boundary, others = mask.nonzero().squeeze(1), (~mask).nonzero().squeeze(1)
+    if len(boundary) == 0:
         raise ValueError("boundary_mask marks no token: the boundary log-probability would be -inf everywhere")
-    if num_boundary == vocab_size:
-        return (vocab_size,), order
-    return (num_boundary, vocab_size - num_boundary), order
+    if len(others) == 0:
+        return (vocab_size,), None
+    return (len(boundary), len(others)), torch.cat([boundary, others])
 
 
 def _boundary_rows(boundary_mask: Tensor | None, boundary_rows: Tensor | None, scored: Tensor) -> Tensor:
@@ -135,26 +136,12 @@ def _boundary_rows(boundary_mask: Tensor | None, boundary_rows: Tensor | None, s
     return boundary_rows
 
 
-def _rows_per_block(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
-    budget = CPU_BLOCK_BYTES if device.type == "cpu" else ACCELERATOR_BLOCK_BYTES
-    return max(1, budget // (vocab_size * dtype.itemsize))
-
-
-def _check_shapes(
-    hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, softcap: float | None, vocab_size: int
-) -> None:
-    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} must be [R, D] and [V, D] with one D"
-        )
-    if labels.shape != hidden.shape[:1]:
-        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected [{hidden.shape[0]}], one a hidden row")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias has shape {tuple(bias.shape)}; expected [{weight.shape[0]}], one a weight row")
-    if not 1 <= vocab_size <= weight.shape[0]:
-        raise ValueError(f"vocab_size is {vocab_size}; the weight has {weight.shape[0]} rows")
-    if softcap is not None and softcap <= 0:
-        raise ValueError(f"softcap is {softcap}; it must be positive, or None for no cap")
+def _tile(hidden: Tensor, num_rows: int, chunk_rows: int | None, chunk_columns: int | None) -> tuple[int, int]:
+    """Rows and columns of a tile; few rows leave room for more columns."""
+    on_cpu = hidden.device.type == "cpu"
+    budget, most = (CPU_TILE_BYTES, CPU_TILE_ROWS) if on_cpu else (ACCELERATOR_TILE_BYTES, ACCELERATOR_TILE_ROWS)
+    chunk_rows = chunk_rows or max(1, min(num_rows, most))
+    return chunk_rows, chunk_columns or max(1, budget // (4 * chunk_rows))
 
 
 def _check_labels(labels: Tensor, scored: Tensor, vocab_size: int) -> None:

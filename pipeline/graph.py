@@ -41,9 +41,10 @@ class Binding:
 def bind(nodes: Mapping[str, Node | None]) -> tuple[dict[str, Binding], list[Problem]]:
     """Give every input of every stage the stages of ``needs`` that make its kind of artifact.
 
-    An input with a ``source`` is filled from the recipe's sections, any other one by exactly one stage (``many``:
-    at least one). Problems: a name in ``needs`` that is no stage or fills no input, and an input that none, or more
-    than one, would fill. None stands for a stage that is wrong in itself: nothing is said about what it makes.
+    An input with a ``source`` is filled from the recipe's sections, unless it is ``replaceable`` and a stage fills it;
+    any other one by exactly one stage (``many``: at least one). Problems: a name in ``needs`` that is no stage or fills
+    no input, and an input that none, or more than one, would fill. None stands for a stage that is wrong in itself:
+    nothing is said about what it makes.
     """
     bindings: dict[str, Binding] = {}
     problems: list[Problem] = []
@@ -74,14 +75,14 @@ def _makes(node: Node | None, wanted: Input) -> bool:
 
 
 def _bind_inputs(node: Node, nodes: Mapping[str, Node | None]) -> Binding:
-    return Binding(
-        inputs={
-            name: tuple(needed for needed in node.needs if _makes(nodes.get(needed), wanted))
-            for name, wanted in node.inputs.items()
-            if wanted.source is None
-        },
-        sources={name: wanted.source for name, wanted in node.inputs.items() if wanted.source is not None},
-    )
+    makers = {
+        name: tuple(needed for needed in node.needs if _makes(nodes.get(needed), wanted))
+        for name, wanted in node.inputs.items()
+        if wanted.source is None or wanted.replaceable
+    }
+    inputs = {name: made for name, made in makers.items() if made or node.inputs[name].source is None}
+    sources = {name: wanted.source for name, wanted in node.inputs.items() if name not in inputs}
+    return Binding(inputs, sources)
 
 
 def _mismatches(stage: str, binding: Binding, nodes: Mapping[str, Node | None]) -> list[str]:

@@ -13,6 +13,7 @@ STAGES: dict[str, str] = {
     "audit": "stages.audit:AuditStage",
     "align": "stages.align:Align",
     "init": "stages.init:Init",
+    "generate": "stages.generate:Generate",
     "distill": "stages.distill:Distill",
     "stochastok": "stages.stochastok:StochasTok",
     "evaluate": "stages.evaluate:Evaluate",

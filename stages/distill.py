@@ -8,6 +8,14 @@ from pydantic import Field, model_validator
 
 from stages.artifacts import DocumentsArtifact, ModelArtifact
 from stages.objectives import LossEntry
+from stages.objectives.capabilities import (
+    GIVES,
+    NEED_IN_WORDS,
+    TeacherSignal,
+    capability,
+    least_signal,
+    usable_with,
+)
 from stages.stage import Input, StageContext
 from stages.training.config import TrainingConfig
 
@@ -19,39 +27,72 @@ class DistillConfig(TrainingConfig):
     """Terms of the loss; a control arm is the same stage with cross_entropy alone."""
     train_on: Literal["assistant", "all", "last"] = "assistant"
     """Of conversations, the messages to learn from: every assistant turn, every message, or the last assistant turn."""
-    combine: Literal["sum", "gradmag"] = "sum"
-    """``sum``: fixed weights. ``gradmag``: weights that give every loss the same gradient norm at the head's input."""
+    combine: Literal["sum", "gradmag", "gradnorm", "pcgrad"] = "sum"
+    """``sum``: the weights of the losses. Others set the weights from the losses' gradients at the output head's input:
+    ``gradmag`` gives them equal norms, ``gradnorm`` norms that fit how fast each loss falls, ``pcgrad`` removes from
+    each what opposes another."""
+    teacher_signal: TeacherSignal = "full"
+    """What the objectives may see of the teacher, as if it were cached or served: everything, its most probable tokens
+    and the scores of the text (``top_k``), or the scores alone."""
+    teacher_top_k: int = Field(64, ge=2)
+    """How many tokens a position with ``teacher_signal: top_k``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DistillConfig:
         names = [entry.name for entry in self.losses]
         if len(set(names)) < len(names):
             raise ValueError(f"losses names {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice")
-        if self.combine == "gradmag":
-            if len(names) < 2:
-                raise ValueError("combine: gradmag balances two or more losses")
-            if weighted := [entry.name for entry in self.losses if entry.options.weight != 1.0]:
-                raise ValueError(f"combine: gradmag sets the weights; remove weight from {', '.join(weighted)}")
-            if any(entry.hidden_states and entry.hidden_states.layers != (-1,) for entry in self.losses):
-                raise ValueError("combine: gradmag compares gradients at the last hidden state; use layers: [-1]")
+        self._check_signal()
+        projecting = [entry.name for entry in self.losses if entry.options.trains_projector]
+        if len(projecting) > 1:
+            raise ValueError(
+                f"{' and '.join(projecting)} each train a projection between the models' hidden states, which would "
+                "pull them two ways; keep one, or switch the projection off in the other"
+            )
+        if self.combine != "sum":
+            self._check_balance(names)
         return self
+
+    def _check_signal(self) -> None:
+        given = GIVES[self.teacher_signal]
+        for entry in self.losses:
+            need = entry.options.needs or capability(entry.name).needs
+            if need not in given:
+                raise ValueError(
+                    f"{entry.name} needs {NEED_IN_WORDS[need]}, which a teacher with teacher_signal: "
+                    f"{self.teacher_signal} does not give; use teacher_signal: {least_signal(need)}, or one of "
+                    f"{', '.join(usable_with(self.teacher_signal))}"
+                )
+
+    def _check_balance(self, names: list[str]) -> None:
+        if len(names) < 2:
+            raise ValueError(f"combine: {self.combine} balances two or more losses")
+        weighted = [e.name for e in self.losses if e.options.weight != 1.0 or e.options.weight_schedule != "constant"]
+        if weighted:
+            raise ValueError(f"combine: {self.combine} sets the weights; remove them from {', '.join(weighted)}")
+        if blind := [entry.name for entry in self.losses if not entry.options.reaches_head_input]:
+            raise ValueError(
+                f"combine: {self.combine} compares gradients at the last hidden state, which {', '.join(blind)} leaves "
+                "alone; use layers: last"
+            )
 
 
 class Distill:
     """Train the student; the teacher scores every batch as it comes."""
 
-    VERSION = 1
+    VERSION = 2
     Config = DistillConfig
     inputs = {
         "student": Input(ModelArtifact),
         "teacher": Input(ModelArtifact, source="teacher"),
-        "documents": Input(DocumentsArtifact, source="train"),
+        "documents": Input(DocumentsArtifact, source="train", replaceable=True),
     }
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
-        from losses.balance import GradMag
+        from losses.balance import GradMag, GradNorm, PCGrad
         from stages.training.aligner import DocumentAligner
+        from stages.training.pairing import Teaching
         from stages.training.run import train_student
 
         config: DistillConfig = ctx.config
@@ -61,13 +102,20 @@ class Distill:
             window_tokens=config.window_tokens,
             train_on=config.train_on,
         )
-        needs_teacher = any(entry.name != "cross_entropy" for entry in config.losses)
+        needs_teacher = any(capability(entry.name).needs != "nothing" for entry in config.losses)
+        top_k = config.teacher_top_k if config.teacher_signal == "top_k" else None
+        balancers = {
+            "sum": lambda: None,
+            "gradmag": GradMag,
+            "gradnorm": GradNorm,
+            "pcgrad": lambda: PCGrad(config.seed),
+        }
         train_student(
             ctx,
             config,
             config.losses,
             aligner,
-            teacher_directory=ctx.input("teacher") if needs_teacher else None,
-            balancer=GradMag() if config.combine == "gradmag" else None,
+            teaching=Teaching(ctx.input("teacher"), top_k) if needs_teacher else None,
+            balancer=balancers[config.combine](),
             account=aligner.account,
         )

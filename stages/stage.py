@@ -50,11 +50,13 @@ class Input:
         source: filled from the recipe's ``models`` or ``data`` section (``teacher``, ``student``, ``tokenizer``,
             ``train``, ``eval``); None means that it comes from the stages listed under ``needs``.
         many: takes every matching stage of ``needs`` instead of exactly one.
+        replaceable: a matching stage of ``needs`` takes the place of ``source``.
     """
 
     artifact: type[Artifact]
     source: str | None = None
     many: bool = False
+    replaceable: bool = False
 
 
 class StageError(Exception):

@@ -24,7 +24,7 @@ class StochasTok:
     Config = StochasTokConfig
     inputs = {
         "student": Input(ModelArtifact),
-        "documents": Input(DocumentsArtifact, source="train"),
+        "documents": Input(DocumentsArtifact, source="train", replaceable=True),
     }
     output = ModelArtifact
 

@@ -14,10 +14,13 @@ MAY_IMPORT = {
     "alignment": {"alignment"},
     "losses": {"losses"},
 }
-STAGE_MODULES = {"sources", "document_source", "align", "audit", "init", "distill", "stochastok", "evaluate"}
+STAGE_MODULES = {
+    *("sources", "document_source", "align", "audit", "init", "generate", "distill", "stochastok", "evaluate"),
+}
 HEAVY = {"torch", "transformers", "mlflow", "deepspeed", "datasets", "matplotlib"}
 LIGHT = [path for glob in ("pipeline/*.py", "stages/*.py", "stages/objectives/*.py") for path in REPOSITORY.glob(glob)]
-HEAVY_ON_PURPOSE = {"initialisation.py", "reload_check.py"}  # imported by a stage's run, never while planning
+# Imported by a stage's run, never while planning.
+HEAVY_ON_PURPOSE = {"initialisation.py", "output_head.py", "reload_check.py"}
 
 
 def _sources() -> list[Path]:

@@ -112,7 +112,7 @@ def _sorted_probabilities(_: Measurements) -> Judgement:
 _OBJECTIVES: tuple[tuple[str, str, Callable[[Measurements], Judgement]], ...] = (
     ("same_vocabulary", "arXiv 1503.02531", _same_vocabulary),
     ("alm", "arXiv 2503.20083", _alm),
-    ("byte_prefix", "arXiv 2607.22334", _byte_prefix),
+    ("bpm", "arXiv 2607.22334", _byte_prefix),
     ("strict", "arXiv 2610.08448", _strict),
     ("gold", "TRL's GOLD trainer; arXiv 2605.21699, Proposition 1", _common_vocabulary),
     ("simct", "arXiv 2605.07711", _mostly_common),

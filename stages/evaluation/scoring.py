@@ -1,13 +1,13 @@
 """Log-probability and greedy token of every scored token of a model, without vocabulary-sized tensors.
 
-B windows of a batch, T positions, R scored tokens, V vocabulary, D width.
+B windows of a batch, T positions, R scored tokens.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from losses.scores import token_scores
+from losses.predictions import LinearHead
 from stages.evaluation.windows import Window
+from stages.output_head import OutputHead, output_matrix
 from stages.stage import StageError
 
 LOGITS_BLOCK = 1 << 24
 """Most logits held at once while looking for greedy tokens: 64 MiB in float32."""
-HEAD_TOLERANCE_NATS = 0.3
-"""How far the model's own log-probabilities may be from ours; bfloat16 logits alone explain about 0.1."""
 
 
 @dataclass(frozen=True)
@@ -53,43 +52,17 @@ class ModelScores:
             return cls(arrays["logp"], arrays["greedy"])
 
 
-@dataclass(frozen=True)
-class Head:
-    """The last linear layer: weight [V, D] and bias [V] in float32, without rows that the tokenizer cannot name."""
-
-    weight: Tensor
-    bias: Tensor | None
-    softcap: float | None
-
-    @classmethod
-    def of(cls, model: nn.Module, vocab_size: int) -> Head:
-        """The head of a causal language model whose tokenizer has ``vocab_size`` ids.
-
-        Raises:
-            StageError: the tokenizer has ids that the model has no row for.
-        """
-        linear = model.get_output_embeddings()
-        if vocab_size > linear.weight.shape[0]:
-            raise StageError(
-                f"{model.name_or_path}: the tokenizer has ids up to {vocab_size - 1}, "
-                f"the model has only {linear.weight.shape[0]} output rows; this is not the model's tokenizer"
-            )
-        bias = getattr(linear, "bias", None)
-        return cls(
-            weight=linear.weight[:vocab_size].float(),
-            bias=None if bias is None else bias[:vocab_size].float(),
-            softcap=getattr(model.config, "final_logit_softcapping", None),
-        )
-
-    def label_logp(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Log-probabilities [R] of ``labels`` [R] after ``hidden`` [R, D], in nats."""
-        return token_scores(hidden, self.weight, labels, bias=self.bias, softcap=self.softcap).label_logp
-
-    def greedy(self, hidden: Tensor) -> Tensor:
-        """Most probable token ids [R] after ``hidden`` [R, D]. The soft-cap is monotone, so it changes nothing."""
-        rows = max(1, LOGITS_BLOCK // len(self.weight))
-        blocks = [nn.functional.linear(block, self.weight, self.bias).argmax(dim=-1) for block in hidden.split(rows)]
-        return torch.cat(blocks)
+@torch.no_grad()
+def score_rows(head: LinearHead, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of ``labels`` [R] in nats and most probable token [R] at the head's R positions."""
+    block = max(1, LOGITS_BLOCK // head.vocab_size)
+    logp, greedy = [], []
+    for start in range(0, len(head), block):
+        rows = slice(start, start + block)
+        logits = head.logits(rows)
+        logp.append(logits.gather(1, labels[rows, None]).squeeze(1) - logits.logsumexp(1))
+        greedy.append(logits.argmax(1))
+    return torch.cat(logp), torch.cat(greedy)
 
 
 def load_model(path: Path) -> nn.Module:
@@ -111,29 +84,13 @@ def batches(windows: Sequence[Window], prefix: int, batch_tokens: int) -> Iterat
         order = order[size:]
 
 
-def check_head(model: nn.Module, head: Head, input_ids: Tensor) -> None:
-    """Compare ``head`` with the model's own logits on ``input_ids`` [1, T].
-
-    Raises:
-        StageError: they differ, because the model does more between hidden state and logits than a linear layer.
-    """
-    labels = input_ids[0, 1:]
-    logits = model(input_ids=input_ids, use_cache=False).logits[0, :-1, : len(head.weight)].float()
-    expected = logits.log_softmax(dim=-1).gather(1, labels[:, None])[:, 0]
-    hidden = model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state[0, :-1].float()
-    error = (head.label_logp(hidden, labels) - expected).abs().max().item()
-    if not error <= HEAD_TOLERANCE_NATS:
-        raise StageError(
-            f"{model.name_or_path}: log-probabilities from its hidden states differ from its own logits by "
-            f"{error:.3g} nats. Its head is not a plain linear layer with an optional soft-cap (a logit scale?), "
-            f"or its weights are not finite; such models cannot be evaluated yet"
-        )
-
-
 def score_batch(
-    model: nn.Module, head: Head, windows: Sequence[Window], prefix_ids: Sequence[int]
+    model: nn.Module, head: LinearHead, windows: Sequence[Window], prefix_ids: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (float32 [R]) and greedy tokens (int64 [R]) of the scored tokens of ``windows``, in order."""
+    """Log-probabilities (float32 [R]) and greedy tokens (int64 [R]) of the scored tokens of ``windows``, in order.
+
+    ``head`` is the model's, at no positions yet.
+    """
     rows = [torch.tensor([*prefix_ids, *window.ids.tolist()], device=model.device) for window in windows]
     # Attention is causal and padding stands on the right: no scored position sees it, so no mask is needed.
     padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -141,8 +98,7 @@ def score_batch(
     firsts = [len(prefix_ids) + window.first_scored for window in windows]
     labels = torch.cat([row[first:] for row, first in zip(rows, firsts, strict=True)])
     before = [states[first - 1 : len(row) - 1] for states, row, first in zip(hidden, rows, firsts, strict=True)]
-    before = torch.cat(before).float()
-    return head.label_logp(before, labels), head.greedy(before)
+    return score_rows(replace(head, hidden=torch.cat(before)), labels)
 
 
 @torch.inference_mode()
@@ -171,8 +127,10 @@ def score_windows(
             f"{model.name_or_path}: a window takes {length} tokens, the model has {positions} positions; "
             f"lower window_bytes"
         )
-    head = Head.of(model, vocab_size)
-    check_head(model, head, torch.tensor([[*prefix_ids, *longest.ids.tolist()]], device=model.device)[:, :16])
+    output_head = OutputHead.of(model, vocab_size)
+    output_head.check(model, torch.tensor([[*prefix_ids, *longest.ids.tolist()]], device=model.device)[:, :16])
+    weight, bias = output_matrix(model)
+    head = output_head.on(weight.new_empty(0, weight.shape[1]), weight, bias)
     offsets = np.cumsum([0, *(window.scored_tokens for window in windows)])
     scores = ModelScores(np.empty(offsets[-1], dtype=np.float32), np.empty(offsets[-1], dtype=np.int32))
     done = 0

@@ -5,11 +5,21 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from stages.objectives.base import ObjectiveOptions
+from stages.objectives.byte_level import ByteLevelOptions
+from stages.objectives.byte_targets import BpmOptions, EscdOptions
 from stages.objectives.chunk_scores import AlmOptions, HiddenStateOptions
+from stages.objectives.distributions import SameVocabularyOptions, StrictOptions
+from stages.objectives.dpca import DpcaOptions
+from stages.objectives.dual_space import DskdOptions
+from stages.objectives.gold import GoldOptions
+from stages.objectives.likelihood_scoring import LikelihoodScoringOptions
+from stages.objectives.projected import CdmOptions, MinEdOptions, XTokenOptions
+from stages.objectives.simct import SimCtOptions
+from stages.objectives.sorted_distributions import MultiLevelOtOptions, UldOptions
 from stages.objectives.tokens import CrossEntropyOptions
 from stages.stage import StageConfig
 
-__all__ = ["AlmOptions", "CrossEntropyOptions", "HiddenStateOptions", "LossEntry", "ObjectiveOptions"]
+__all__ = ["AlmOptions", "CrossEntropyOptions", "DskdOptions", "HiddenStateOptions", "LossEntry", "ObjectiveOptions"]
 
 
 class LossEntry(StageConfig):
@@ -21,6 +31,37 @@ class LossEntry(StageConfig):
     """Approximate likelihood matching."""
     hidden_states: HiddenStateOptions | None = None
     """Hidden states at chunk ends."""
+    simct: SimCtOptions | None = None
+    """Preferences among the shared tokens and the text that follows."""
+    dpca: DpcaOptions | None = None
+    """Chunk log-probabilities, shared out over the student's tokens."""
+    same_vocabulary: SameVocabularyOptions | None = None
+    """Next-token distributions of models with one vocabulary."""
+    strict: StrictOptions | None = None
+    """Next-token distributions on shared tokens, where both tokenizers cut alike."""
+    dskd: DskdOptions | None = None
+    """Dual-space knowledge distillation."""
+    uld: UldOptions | None = None
+    """Universal logit distillation: sorted distributions."""
+    gold: GoldOptions | None = None
+    """Merged spans, on shared tokens and sorted."""
+    multilevel_ot: MultiLevelOtOptions | None = None
+    """Multi-level optimal transport between ranked distributions."""
+    xtoken: XTokenOptions | None = None
+    """The student's distribution projected onto the teacher's vocabulary."""
+    mined: MinEdOptions | None = None
+    """Teacher probabilities carried over to the tokens spelled most alike."""
+    cdm: CdmOptions | None = None
+    """Top tokens of both models, matched in context."""
+
+    bpm: BpmOptions | None = None
+    """Byte-prefix marginalisation."""
+    escd: EscdOptions | None = None
+    """Event-set completion."""
+    byte_level: ByteLevelOptions | None = None
+    """Byte heads, taught by the text and by the teacher's next bytes."""
+    likelihood_scoring: LikelihoodScoringOptions | None = None
+    """The teacher's next-token distribution, in a vocabulary inside its own."""
 
     @model_validator(mode="before")
     @classmethod

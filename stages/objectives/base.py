@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from stages.objectives.capabilities import Need
 from stages.stage import StageConfig
 
 WeightSchedule = Literal["constant", "linear", "cosine", "reverse_cosine"]
@@ -19,6 +20,16 @@ class ObjectiveOptions(StageConfig):
     """Factor of the mean over the objective's units (tokens, chunks, positions)."""
     weight_schedule: WeightSchedule = "constant"
     """How the weight moves over the steps: ``linear`` and ``reverse_cosine`` up from 0, ``cosine`` down to 0."""
+
+    @property
+    def needs(self) -> Need | None:
+        """What these options ask of the teacher where that is more than the capability table says, else None."""
+        return None
+
+    @property
+    def reaches_head_input(self) -> bool:
+        """Whether its gradient reaches the final hidden states, where balancing compares the losses."""
+        return True
 
     @property
     def trains_projector(self) -> bool:

@@ -12,6 +12,13 @@ TeacherSignal = Literal["full", "top_k", "scores"]
 """What a teacher gives for every token: its whole distribution and hidden states; its most probable tokens and the
 scores; or the scores alone, the log-probabilities of the token and of a boundary after it."""
 
+NEED_IN_WORDS = {
+    "nothing": "no teacher",
+    "scores": "the log-probabilities of the text",
+    "top_k": "the teacher's most probable tokens",
+    "distribution": "the teacher's whole distribution",
+    "hidden_states": "the teacher's hidden states",
+}
 Need = Literal["nothing", "scores", "top_k", "distribution", "hidden_states"]
 
 GIVES: dict[TeacherSignal, frozenset[Need]] = {
@@ -65,6 +72,144 @@ CAPABILITIES: tuple[Capability, ...] = (
     Capability(
         "hidden_states", "hidden_states", "any", "never", "no", divergence=True, source="arXiv 2503.20083, latents"
     ),
+    Capability(
+        "simct",
+        "distribution",
+        "overlapping",
+        "never: it compares preferences among candidates, not probabilities",
+        "no: it would have to return every shared token at every position",
+        divergence=True,
+        source="arXiv 2605.07711",
+    ),
+    Capability(
+        "dpca",
+        "scores",
+        "any",
+        "the probability of every chunk that is short enough",
+        "yes: log-probabilities of the text's tokens",
+        divergence=True,
+        source="arXiv 2606.09456",
+    ),
+    Capability(
+        "same_vocabulary",
+        "top_k",
+        "identical",
+        "everywhere; of a truncated teacher the known tokens and the mass of all others",
+        "yes: the most probable tokens of every position",
+        divergence=True,
+        source="arXiv 1503.02531, 2306.13649, 2402.03898, 2404.02657",
+    ),
+    Capability(
+        "strict",
+        "distribution",
+        "overlapping",
+        "chunks of one token on either side, renormalised on the shared tokens",
+        "no: it would have to return the tokens that the student chooses",
+        divergence=True,
+        source="arXiv 2610.08448",
+    ),
+    Capability(
+        "dskd",
+        "hidden_states",
+        "overlapping",
+        "never: through projected hidden states, at positions that predict the same token (eta)",
+        "no",
+        # Its cross-entropy trains the projector and is never 0; the parts that reach the student are, with one
+        # vocabulary, alignment: eta and projectors: pseudo_inverse.
+        divergence=False,
+        source="arXiv 2406.17328, 2504.11426",
+    ),
+    Capability(
+        "uld",
+        "distribution",
+        "any",
+        "never: which token has which probability is lost",
+        "only if it returns whole distributions",
+        divergence=True,
+        source="arXiv 2402.12030",
+    ),
+    Capability(
+        "gold",
+        "distribution",
+        "overlapping",
+        "shared tokens, at chunks of one token on either side",
+        "no: it would have to return whole distributions",
+        divergence=True,
+        source="TRL's GOLD trainer (Patiño et al. 2025)",
+    ),
+    Capability(
+        "multilevel_ot",
+        "distribution",
+        "any",
+        "never: which token has which probability is lost",
+        "only if it returns whole distributions",
+        # The transport plan is blurred, so its cost is above 0 at equality.
+        divergence=False,
+        source="arXiv 2412.14528",
+    ),
+    Capability(
+        "xtoken",
+        "top_k",
+        "any",
+        "tokens with equal bytes, where a chunk is one token on either side; every chunk's own probability",
+        "yes, for p_kl: as many of the most probable tokens as it can",
+        divergence=True,
+        source="arXiv 2605.21699",
+    ),
+    Capability(
+        "mined",
+        "top_k",
+        "any",
+        "nowhere but between equal vocabularies",
+        "yes: the most probable tokens of every position",
+        divergence=True,
+        source="arXiv 2401.10491",
+    ),
+    Capability(
+        "cdm",
+        "top_k",
+        "any",
+        "top tokens with equal bytes, as shares of each other",
+        "yes: the most probable tokens of every position",
+        divergence=True,
+        source="arXiv 2502.11104",
+    ),
+    Capability(
+        "bpm",
+        "top_k",
+        "any",
+        "wherever a student token begins, but for those that run past the end of a teacher token: a lower bound",
+        "yes: the most probable tokens of every position",
+        divergence=True,
+        source="arXiv 2607.22334",
+    ),
+    Capability(
+        "escd",
+        "top_k",
+        "any",
+        "where both tokenizers have a boundary, and one student token further",
+        "yes: the most probable tokens of every position",
+        divergence=False,
+        source="arXiv 2609.34738",
+    ),
+    Capability(
+        "byte_level",
+        "distribution",
+        "any",
+        "the next byte, where all valid coverings of the text keep to the teacher's tokens but for their last",
+        "no",
+        divergence=False,
+        source="arXiv 2604.07466",
+    ),
+    Capability(
+        "likelihood_scoring",
+        "distribution",
+        "subset",
+        "rows where no covering of the student's tokens ends but the teacher's own; a lower bound elsewhere",
+        "no",
+        divergence=True,
+        source="arXiv 2512.14954",
+    ),
 )
 
 _BY_NAME = {capability.objective: capability for capability in CAPABILITIES}
@@ -73,6 +218,11 @@ _BY_NAME = {capability.objective: capability for capability in CAPABILITIES}
 def capability(objective: str) -> Capability:
     """The table's row of an objective."""
     return _BY_NAME[objective]
+
+
+def least_signal(need: Need) -> TeacherSignal:
+    """The least that a teacher must give to satisfy ``need``."""
+    return next(signal for signal in ("scores", "top_k", "full") if need in GIVES[signal])
 
 
 def usable_with(signal: TeacherSignal) -> list[str]:

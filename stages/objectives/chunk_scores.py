@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from stages.objectives.base import ObjectiveOptions
+
+LayerPair = tuple[int, int]
+"""Layers of the teacher and of the student, as indices into transformers' ``hidden_states``."""
 
 
 class AlmOptions(ObjectiveOptions):
@@ -17,16 +20,66 @@ class AlmOptions(ObjectiveOptions):
 
     temperature: float = Field(5.0, gt=0)
     """Chunk log-probabilities are divided by it before they are compared."""
-    gamma: float = Field(0.1, ge=0, le=1)
-    """A chunk ends only where the teacher gives a boundary at least this probability; else it joins the next chunk."""
+    gamma: float | None = Field(0.1, ge=0, le=1)
+    """A chunk ends only where the teacher gives a boundary more than this probability; else it joins the next chunk.
+    null: every chunk by itself."""
+    max_group_chunks: int | None = Field(None, ge=1)
+    """Most chunks that gamma may join, so that text without spaces does not become one long chunk; null: no limit."""
     debias: bool = True
     """Add the log-probability that a boundary follows, so that tokenizers with longer tokens are not favoured."""
     divergence: Literal["kl", "reverse_kl", "tvd", "kl_temperature_limit", "k2", "k3"] = "kl"
     """Divergence between the teacher's and the student's chunk probability."""
 
+    @model_validator(mode="after")
+    def _limit_has_an_effect(self) -> AlmOptions:
+        if self.gamma is None and self.max_group_chunks is not None:
+            raise ValueError("max_group_chunks limits what gamma joins; remove it, or set gamma")
+        return self
+
 
 class HiddenStateOptions(ObjectiveOptions):
-    """Squared distance of hidden states at common byte boundaries; teacher and student need the same width."""
+    """Distance of hidden states at the last token of every chunk, relative to the size of the teacher's."""
 
-    layers: tuple[int, ...] = Field((-1,), min_length=1)
-    """Compared layers, as indices into transformers' ``hidden_states``: 0 the embedding, -1 the final norm's output."""
+    layers: Literal["all"] | tuple[int | LayerPair, ...] = (-1,)
+    """Compared layers, as indices into transformers' ``hidden_states``: 0 the embedding, -1 the final norm's output.
+    A list of indices, or of pairs ``[teacher, student]``; ``last`` is ``[-1]``, ``all`` needs equally deep models."""
+    distance: Literal["l2", "l1"] = "l2"
+    """Squared or absolute difference."""
+    channelwise: bool = True
+    """Divide by the teacher's mean magnitude in each channel; else by its mean over all channels, where the few large
+    ones rule."""
+    projection: bool = False
+    """Map the student's states by a trainable linear layer a pair of layers; needed where the widths differ."""
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one_spelling(cls, value: object) -> object:
+        if value == "last":
+            return (-1,)
+        if not isinstance(value, list | tuple):
+            return value
+        equal_pairs = [isinstance(each, list | tuple) and len(each) == 2 and each[0] == each[1] for each in value]
+        return tuple(each[0] if equal else each for each, equal in zip(value, equal_pairs, strict=True))
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers_once(cls, value: str | tuple[int | LayerPair, ...]) -> str | tuple[int | LayerPair, ...]:
+        if not value:
+            raise ValueError("name at least one layer, or use last or all")
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            raise ValueError("a layer is named twice")
+        return value
+
+    def layer_pairs(self, num_layers: int) -> tuple[LayerPair, ...]:
+        """The compared layers of teacher and student; ``num_layers`` is what ``all`` stands for."""
+        if self.layers == "all":
+            return tuple((layer, layer) for layer in range(num_layers))
+        return tuple(layer if isinstance(layer, tuple) else (layer, layer) for layer in self.layers)
+
+    @property
+    def reaches_head_input(self) -> bool:
+        return self.layers != "all" and all(student == -1 for _, student in self.layer_pairs(0))
+
+    @property
+    def trains_projector(self) -> bool:
+        return self.projection

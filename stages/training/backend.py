@@ -174,8 +174,9 @@ class DeepSpeedBackend:
             },
         )
         if zero_stage == 3:
-            # The fused head multiplies by a matrix that belongs to another module.
-            for parameter in student.model.get_output_embeddings().parameters():
+            # What is evaluated at the head multiplies by matrices that belong to other modules.
+            output = student.model.get_output_embeddings()
+            for parameter in (*output.parameters(), *student.auxiliary.parameters()):
                 deepspeed.zero.register_external_parameter(student.head, parameter)
 
     def forward(self, batch: SideBatch, losses: Losses, measure: bool) -> Pass:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +77,7 @@ class Trainer:
     def _report(self, step: int, values: dict[str, float], remaining: float) -> None:
         if self.ctx.rank != 0:
             return
-        self.ctx.metrics.log(step, **values)
+        self.ctx.metrics.log(step, **values, peak_memory_mib=_peak_memory_mib(self.device))
         curve.append(self.ctx.work, step, values)
         speed = f"{values['tokens_per_second']:,.0f} tok/s"
         self.ctx.progress(
@@ -123,6 +125,14 @@ class Trainer:
 
     def _barrier(self) -> None:
         self.backend.sum(torch.zeros(1, device=self.device))
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    """Most memory so far, in MiB: of the accelerator's allocator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from losses.chunks import shift_scores
 from losses.output import LossOutput
-from losses.predictions import LinearHead, Predictions
+from losses.predictions import LinearHead, Predictions, top_k_predictions
 from losses.scores import token_scores
-from stages.stage import StageError
+from stages.output_head import OutputHead, output_matrix
 from stages.training.data import SideBatch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-_HEAD_TOLERANCE = 0.02
-"""Largest difference of our logits from the model's own, relative to its largest; bf16 has 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +96,28 @@ class ScoringModel(nn.Module):
         vocab_size: ids of its tokenizer; rows of the output matrix beyond them are padding, with no probability.
         reads: what the objectives take from it.
         boundary_mask: bool [vocab_size], tokens that start with a boundary byte; needed if ``reads.boundary``.
+        top_k: how many tokens of every position objectives may see; None for the whole distribution.
 
     Attributes:
         auxiliary: the objectives' own modules, by the objective's name, so that the engine trains and saves them.
     """
 
-    def __init__(self, model: nn.Module, vocab_size: int, reads: Reads, boundary_mask: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        vocab_size: int,
+        reads: Reads,
+        boundary_mask: Tensor | None = None,
+        top_k: int | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.top_k = top_k
         self.vocab_size = vocab_size
         self.reads = reads
         self.head = ScoringHead()
         self.auxiliary = nn.ModuleDict()
-        self.softcap = getattr(model.config, "final_logit_softcapping", None)
-        self.logit_scale = _logit_scale(model.config)
+        self.output_head = OutputHead.of(model, vocab_size)
         self.register_buffer("boundary_mask", boundary_mask, persistent=False)
 
     def forward(self, batch: SideBatch, losses: Losses, measure: bool = False) -> Pass:
@@ -136,9 +142,10 @@ class ScoringModel(nn.Module):
     def score(self, batch: SideBatch) -> Signals:
         """What a frozen model tells about ``batch``, without gradients."""
         body = self._body(batch)
-        output = self.model.get_output_embeddings()
-        bias = getattr(output, "bias", None)
-        return self._signals(batch, body.last_hidden_state, output.weight, bias, body.hidden_states)
+        signals = self._signals(batch, body.last_hidden_state, *output_matrix(self.model), body.hidden_states)
+        if self.top_k is None:
+            return signals
+        return replace(signals, predictions=top_k_predictions(signals.head, self.top_k))
 
     def check_head(self) -> None:
         """Compare our logits with the model's own on two tokens.
@@ -147,17 +154,7 @@ class ScoringModel(nn.Module):
             StageError: the model does something between hidden states and logits that we do not know.
         """
         ids = torch.arange(min(2, self.vocab_size), device=self.model.device)[None]
-        output = self.model.get_output_embeddings()
-        with torch.no_grad():
-            theirs = self.model(input_ids=ids, use_cache=False).logits[0, :, : self.vocab_size].float()
-            hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            head = self._head(hidden, output.weight, getattr(output, "bias", None))
-        ours = head.logits(slice(None)).float()
-        if not torch.allclose(ours, theirs, rtol=0, atol=_HEAD_TOLERANCE * float(theirs.abs().max())):
-            raise StageError(
-                f"the output head of {type(self.model).__name__} does more than multiply hidden states by a matrix "
-                "(with bias, scale and soft cap): its logits cannot be computed block by block"
-            )
+        self.output_head.check(self.model, ids)
 
     def _body(self, batch: SideBatch) -> Any:
         return self.model.base_model(
@@ -168,11 +165,7 @@ class ScoringModel(nn.Module):
         )
 
     def _use_head(self, hidden: Tensor, use: Callable) -> tuple:
-        output = self.model.get_output_embeddings()
-        return self.head(hidden, output.weight, getattr(output, "bias", None), use)
-
-    def _head(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> LinearHead:
-        return LinearHead(hidden.flatten(0, 1), weight, bias, self.softcap, self.logit_scale, self.vocab_size)
+        return self.head(hidden, *output_matrix(self.model), use)
 
     def _signals(
         self,
@@ -182,7 +175,7 @@ class ScoringModel(nn.Module):
         bias: Tensor | None,
         hidden_states: Sequence[Tensor] | None,
     ) -> Signals:
-        head = self._head(hidden, weight, bias)
+        head = self.output_head.on(hidden.flatten(0, 1), weight, bias)
         label_logp = boundary_logp = None
         if self.reads.label or self.reads.boundary:
             scores = token_scores(
@@ -192,9 +185,9 @@ class ScoringModel(nn.Module):
                 boundary_mask=self.boundary_mask if self.reads.boundary else None,
                 boundary_rows=_chunk_ends(batch.chunk).flatten() if self.reads.boundary else None,
                 bias=bias,
-                softcap=self.softcap,
-                scale=self.logit_scale,
-                vocab_size=self.vocab_size,
+                softcap=head.softcap,
+                scale=head.scale,
+                vocab_size=head.vocab_size,
             )
             label_logp = shift_scores(scores.label_logp.view(batch.ids.shape))
             if scores.boundary_logp is not None:
@@ -219,11 +212,6 @@ def _gradient_gram(totals: Sequence[Tensor], hidden: Tensor) -> Tensor:
     gradients = [torch.autograd.grad(total, hidden, retain_graph=True, allow_unused=True)[0] for total in totals]
     flat = torch.stack([torch.zeros_like(hidden) if g is None else g for g in gradients]).flatten(1).double()
     return flat @ flat.t()
-
-
-def _logit_scale(config: Any) -> float:
-    """What a model multiplies its logits by: Cohere's ``logit_scale``, or one over Granite's ``logits_scaling``."""
-    return float(getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1))
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoTokenizer
 
-from alignment.byte_view import ByteView
-from alignment.chat import special_roles_and_turns
 from losses.balance import Balancer
 from stages.artifacts import write_json
 from stages.objectives import LossEntry
@@ -24,9 +18,8 @@ from stages.training.backend import Backend, DeepSpeedBackend, PlainBackend
 from stages.training.config import TrainingConfig
 from stages.training.data import WindowStream
 from stages.training.loop import Trainer
-from stages.training.models import DTYPES, Reads, ScoringModel, load_model, pick_device
-from stages.training.objectives import ModelFacts, Pair, build_terms
-from stages.training.optimiser import select_trainable
+from stages.training.models import ScoringModel, pick_device
+from stages.training.pairing import Teaching, load_models
 from stages.training.step import Stepper
 from stages.training.windows import Document, Window, read_documents
 
@@ -37,7 +30,7 @@ def train_student(
     losses: Sequence[LossEntry],
     windows_of: Callable[[Document, int, int], list[Window]],
     *,
-    teacher_directory: Path | None = None,
+    teaching: Teaching | None = None,
     balancer: Balancer | None = None,
     account: Callable[[], Mapping[str, Any]] | None = None,
 ) -> None:
@@ -48,7 +41,7 @@ def train_student(
         config: optimisation options.
         losses: the terms of the loss.
         windows_of: (document, its number, epoch) -> training windows.
-        teacher_directory: the teacher's ModelArtifact; None when no loss needs a teacher.
+        teaching: the teacher and what may be seen of it; None when no loss needs a teacher.
         balancer: sets the losses' weights from their gradients; None for the recipe's weights.
         account: gives, once the first epoch is cut into windows, what of the text they cover; it is published as
             ``training_data.json``, and its ``warnings`` are shown.
@@ -63,40 +56,22 @@ def train_student(
     stream.restore({"epoch": 0, "cursor": 0})
     ctx.progress(
         f"{len(stream.windows_in_epoch(0)):,} windows of text an epoch; {config.steps:,} steps of "
-        f"{config.batch_windows:,}; loading {'teacher and student' if teacher_directory else 'the student'}"
+        f"{config.batch_windows:,}; loading {'teacher and student' if teaching else 'the student'}"
     )
     covered = account() if account else None
     for warning in covered["warnings"] if covered else ():
         ctx.progress(f"note: {warning}")
     device = pick_device(ctx.local_rank)
-    dtype = DTYPES[config.dtype]
     if config.dtype == "bf16" and device.type == "cpu":
         # The head's operands are bf16 numbers held in float32; this lets the CPU multiply them as such, and still sum
         # and return float32, at twice the speed.
         torch.set_float32_matmul_precision("medium")
-    student_model = load_model(ctx.input("student"), dtype, device)
-    teacher_model = load_model(teacher_directory, dtype, device) if teacher_directory else None
-    pair = Pair(
-        teacher=None if teacher_model is None else _facts(teacher_model, teacher_directory),
-        student=_facts(student_model, ctx.input("student")),
-        cache=ctx.cache,
-        seed=config.seed,
-    )
-    terms = build_terms(losses, pair)
-    student = _scoring(student_model, pair.student, [term.objective.student_reads for term in terms]).train()
-    select_trainable(student.model, config)
-    for term in terms:
-        if term.objective.auxiliary is not None:
-            student.auxiliary[term.name] = term.objective.auxiliary.to(device, dtype)
-    teacher = None
-    if teacher_model is not None:
-        teacher = _scoring(teacher_model, pair.teacher, [term.objective.teacher_reads for term in terms])
-        teacher.requires_grad_(False)
-    backend = _backend(ctx, student, config, micro_batch, accumulation)
-    stepper = Stepper(backend, terms, teacher, balancer, config.steps)
+    models = load_models(ctx, config, losses, teaching, device)
+    backend = _backend(ctx, models.student, config, micro_batch, accumulation)
+    stepper = Stepper(backend, models.terms, models.teacher, balancer, config.steps)
     try:
         Trainer(ctx, config, stream, backend, stepper, device, micro_batch).run()
-        _export(ctx, backend, student, covered)
+        _export(ctx, backend, models.student, covered)
     finally:
         backend.close()
 
@@ -111,26 +86,6 @@ def _split_batch(ctx: StageContext, config: TrainingConfig) -> tuple[int, int]:
             f"({micro}) × a whole number of forward passes"
         )
     return micro, share // micro
-
-
-def _facts(model: nn.Module, directory: Path) -> ModelFacts:
-    return ModelFacts(
-        directory=directory,
-        view=ByteView.from_tokenizer(directory),
-        roles=special_roles_and_turns(AutoTokenizer.from_pretrained(directory)),
-        width=model.config.hidden_size,
-        layers=model.config.num_hidden_layers + 1,
-        output_weight=model.get_output_embeddings().weight.detach(),
-    )
-
-
-def _scoring(model: nn.Module, facts: ModelFacts, reads: Sequence[Reads]) -> ScoringModel:
-    """The model with a head that gives what all objectives read."""
-    wanted = functools.reduce(operator.or_, reads)
-    mask = torch.from_numpy(facts.view.boundary_mask()) if wanted.boundary else None
-    scoring = ScoringModel(model, facts.view.vocab_size, wanted, mask).to(model.device).eval()
-    scoring.check_head()
-    return scoring
 
 
 def _backend(

@@ -80,7 +80,7 @@ class Stepper:
         totals = sums.reduce(self._backend)
         gram = totals.pop("gram", None)
         if self._balancer is not None:
-            self._weights = self._balancer.weights(gram, totals["losses"])
+            self._weights = self._balance(gram, totals["losses"])
         return self._values(totals, weights, gram) | {"gradient_norm": norm}
 
     def state(self) -> dict[str, Any] | None:
@@ -130,8 +130,14 @@ class Stepper:
                 sums.add("losses", torch.stack(_shares(student.outputs, statistics)))
                 sums.add("gram", _share_of_gram(student.gram, statistics))
             totals = sums.reduce(self._backend)
-            self._weights = self._balancer.weights(totals["gram"], totals["losses"])
+            self._weights = self._balance(totals["gram"], totals["losses"])
         return self._weights.float()
+
+    def _balance(self, gram: Tensor, losses: Tensor) -> Tensor:
+        try:
+            return self._balancer.weights(gram, losses)
+        except ValueError as error:
+            raise StageError(str(error)) from None
 
     def _values(self, totals: dict[str, Tensor], weights: Tensor, gram: Tensor | None) -> dict[str, float]:
         losses = totals.pop("losses")

@@ -37,7 +37,7 @@ def test_an_agreeable_pair_allows_everything_that_sees_tokens(agreeable):
     assert _verdicts(agreeable) == {
         "same_vocabulary": "avoid",
         "alm": "recommended",
-        "byte_prefix": "possible",
+        "bpm": "possible",
         "strict": "possible",
         "gold": "possible",
         "simct": "possible",
@@ -86,7 +86,7 @@ def test_low_coverage_of_a_domain_is_a_warning(agreeable, coverage, level):
 def test_targets_exact_in_bytes_need_exact_bytes(agreeable):
     lost = 0.06 * agreeable.overall.bytes
     found = replace(agreeable, rejections=replace(agreeable.rejections, student_inexact_bytes=lost))
-    assert _verdicts(found)["byte_prefix"] == "avoid"
+    assert _verdicts(found)["bpm"] == "avoid"
 
 
 @pytest.mark.parametrize(("ratio", "noted"), [(0.49, True), (0.51, False), (1.99, False), (2.01, True)])

@@ -73,6 +73,9 @@ def test_hand_sized_case(
     assert loss.metrics["token_coverage"].tolist() == [7, 7]
     assert loss.metrics["chunks_per_group"].tolist() == [4, len(teacher_logp)]
     assert loss.metrics["open_group_share"].tolist() == [open_groups, len(teacher_logp)]
+    for name, tokens in (("teacher", 6), ("student", 7)):
+        assert loss.metrics[f"{name}_tokens_per_chunk"].tolist() == [tokens, 4]
+        assert loss.metrics[f"{name}_tokens_per_group"].tolist() == [tokens, len(teacher_logp)]
 
 
 def random_side(
@@ -179,6 +182,21 @@ def test_gamma_below_zero_merges_nothing_and_from_one_on_everything() -> None:
     torch.testing.assert_close(always.total, expected.total)
 
 
+def test_a_limit_keeps_text_without_boundaries_from_becoming_one_chunk() -> None:
+    contiguous = torch.tensor([[-1, 0, 1, 2, 3, 4]])
+    teacher, student = random_side(0, contiguous)[0], random_side(1, contiguous)[0]
+    loss = alm_from_token_scores(teacher, student, 5, gamma=1.0, max_group_chunks=2, debias=False)
+    assert loss.metrics["chunks_per_group"].tolist() == [5, 3]
+    assert loss.metrics["open_group_share"].tolist() == [3, 3]
+
+    def pairs(side: AlignedScores) -> Tensor:
+        return torch.nn.functional.pad(side.label_logp[:, 1:], (0, 1)).reshape(1, 3, 2).sum(2)
+
+    torch.testing.assert_close(loss.total, alm_loss(pairs(teacher), pairs(student)).total)
+    alone = alm_from_token_scores(teacher, student, 5, gamma=1.0, max_group_chunks=1)
+    torch.testing.assert_close(alone.total, alm_from_token_scores(teacher, student, 5, gamma=None).total)
+
+
 def test_chunks_add_up_to_the_sequence() -> None:
     side, _ = random_side(5, torch.tensor([[0, 1, 1, 2, 3, 3]]))
     torch.testing.assert_close(chunk_sums(side.label_logp, side.chunk_ids, 4).sum(), side.label_logp[:, 1:].sum())
@@ -238,7 +256,7 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 def test_missing_boundary_scores_are_an_error_not_a_default() -> None:
     teacher, student = random_side(0, CHUNKS_TEACHER)[0], random_side(1, CHUNKS_STUDENT)[0]
-    with pytest.raises(ValueError, match="the student's boundary_logp: give token_scores a boundary_mask"):
+    with pytest.raises(ValueError, match="needs the student's boundary_logp: give token_scores a boundary_mask"):
         alm_from_token_scores(teacher, student._replace(boundary_logp=None), 6)
     unasked = teacher._replace(boundary_logp=torch.full_like(teacher.boundary_logp, torch.nan))
     with pytest.raises(ValueError, match="the teacher's boundary_logp is NaN at the end of a valid chunk"):
@@ -247,6 +265,9 @@ def test_missing_boundary_scores_are_an_error_not_a_default() -> None:
         teacher._replace(boundary_logp=None), student._replace(boundary_logp=None), 6, gamma=None, debias=False
     )
     assert without.count > 0
+    # Merging asks the teacher alone.
+    merged = alm_from_token_scores(teacher, student._replace(boundary_logp=None), 6, gamma=0.2, debias=False)
+    torch.testing.assert_close(merged.total, alm_from_token_scores(teacher, student, 6, gamma=0.2, debias=False).total)
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:

@@ -102,40 +102,52 @@ def test_an_id_beyond_the_number_of_chunks_is_an_error() -> None:
 
 
 def merged_by_hand(
-    teacher: list[float], boundary: list[float], valid: list[bool], adjacent: list[bool], gamma: float
+    teacher: list[float],
+    boundary: list[float],
+    valid: list[bool],
+    adjacent: list[bool],
+    gamma: float,
+    max_chunks: int | None,
 ) -> list[tuple[float, float, bool]]:
     """Per group: the teacher's sum, the boundary log-probability at its end, and whether it is open."""
     groups: list[tuple[float, float, bool]] = []
-    total, building = 0.0, False
+    total, size = 0.0, 0  # of the group being built; size 0: the next chunk starts one
     for k in range(len(teacher)):
         if not valid[k]:
-            building = False
+            size = 0
             continue
-        if not (building and adjacent[k]):
-            total = 0.0
+        if size in (0, max_chunks) or not adjacent[k]:
+            total, size = 0.0, 0
             groups.append((0.0, 0.0, True))
         total += teacher[k]
         closed = torch.tensor(boundary[k], dtype=torch.float64).exp().item() > gamma
         groups[-1] = (total, boundary[k], not closed)
-        building = not closed
+        size = 0 if closed else size + 1
     return groups
 
 
-@given(st.data(), st.integers(0, 8), st.sampled_from([-1.0, 0.0, 0.1, 0.5, 1.0]))
-@settings(max_examples=150, deadline=None)
-def test_merging_equals_walking_along_the_chunks(data: st.DataObject, num_chunks: int, gamma: float) -> None:
+@given(
+    st.data(),
+    st.integers(0, 8),
+    st.sampled_from([-1.0, 0.0, 0.1, 0.5, 1.0]),
+    st.sampled_from([None, None, 1, 2, 3]),
+)
+@settings(max_examples=200, deadline=None)
+def test_merging_equals_walking_along_the_chunks(
+    data: st.DataObject, num_chunks: int, gamma: float, max_chunks: int | None
+) -> None:
     def draw(strategy: st.SearchStrategy) -> list:
         return data.draw(st.lists(strategy, min_size=num_chunks, max_size=num_chunks))
 
     teacher, boundary = draw(st.floats(-5, 0)), draw(st.sampled_from([-3.0, -1.0, -0.1, -50.0]))
-    valid, adjacent = draw(st.booleans()), draw(st.sampled_from([True, True, True, False]))
+    valid, adjacent = draw(st.sampled_from([True, True, True, False])), draw(st.sampled_from([True, True, True, False]))
     scores = torch.tensor([teacher], dtype=torch.float64)
     boundaries = torch.tensor([boundary], dtype=torch.float64)
     chunks = ChunkScores(scores, 2 * scores, boundaries, 3 * boundaries, torch.tensor([valid], dtype=torch.bool))
 
-    groups, open_groups = merge_chunks(chunks, torch.tensor([adjacent], dtype=torch.bool), gamma)
+    groups, open_groups = merge_chunks(chunks, torch.tensor([adjacent], dtype=torch.bool), gamma, max_chunks)
 
-    expected = merged_by_hand(teacher, boundary, valid, adjacent, gamma)
+    expected = merged_by_hand(teacher, boundary, valid, adjacent, gamma, max_chunks)
     found = groups.valid[0]
     assert int(found.sum()) == len(expected)
     assert open_groups[0][found].tolist() == [is_open for _, _, is_open in expected]
@@ -147,3 +159,13 @@ def test_merging_equals_walking_along_the_chunks(data: st.DataObject, num_chunks
         (groups.student_boundary, [3 * end for _, end, _ in expected]),
     ):
         torch.testing.assert_close(field[0][found], torch.tensor(oracle, dtype=torch.float64))
+
+
+def test_a_full_group_is_counted_from_its_first_valid_chunk() -> None:
+    logp = torch.tensor([[-1.0, -2.0, -3.0, -4.0, -5.0]])
+    never = torch.full_like(logp, -50.0)
+    valid = torch.tensor([[False, True, True, True, True]])
+    adjacent = torch.tensor([[False, True, True, True, True]])
+    groups, open_groups = merge_chunks(ChunkScores(logp, logp, never, never, valid), adjacent, 0.5, max_chunks=2)
+    assert groups.teacher_logp[groups.valid].tolist() == [-5, -9]
+    assert open_groups[groups.valid].all()

@@ -80,7 +80,7 @@ def test_slopes_are_the_derivatives_of_the_values(name: str, temperature: float)
     )
 
 
-GRID = [0.0, -1e-12, -1e-7, -1e-6, -1e-3, -0.1, -1.0, -20.0, -150.0, -1e4]
+GRID = [0.0, -1e-12, -1e-9, -1e-7, -1e-6, -1e-3, -0.1, -1.0, -20.0, -150.0, -1e4]
 
 
 def grid(dtype: torch.dtype) -> tuple[Tensor, Tensor]:

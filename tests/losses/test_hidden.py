@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses.hidden import channel_energy, hidden_state_loss
+from losses.hidden import channel_magnitude, hidden_state_loss
 from losses.output import LossOutput
 
 
@@ -16,7 +16,7 @@ def test_hand_worked_channels() -> None:
     teacher = torch.tensor([[2.0, 1.0], [4.0, 3.0], [torch.nan, 9.0]])
     student = torch.tensor([[3.0, 1.0], [4.0, 5.0], [0.0, torch.nan]], requires_grad=True)
     valid = torch.tensor([True, True, False])
-    squares, count = channel_energy(teacher, valid)
+    squares, count = channel_magnitude(teacher, valid)
     assert squares.tolist() == [20, 10]
     assert count == 2
     loss = hidden_state_loss(teacher, student, valid, scale=squares / count)
@@ -28,11 +28,26 @@ def test_hand_worked_channels() -> None:
     assert student.grad[2].eq(0).all()
 
 
+def test_hand_worked_absolute_differences_over_one_scale() -> None:
+    teacher = torch.tensor([[2.0, -1.0], [4.0, 3.0]])
+    student = torch.tensor([[3.0, -1.0], [4.0, 5.0]], requires_grad=True)
+    valid = torch.tensor([True, True])
+    magnitudes, count = channel_magnitude(teacher, valid, "l1")
+    assert magnitudes.tolist() == [6, 4]
+    by_channel = hidden_state_loss(teacher, student, valid, scale=magnitudes / count, distance="l1")
+    assert by_channel.total.item() == pytest.approx((1 / 3 + 2 / 2) / 2)
+    # The mean over both channels is 2.5.
+    overall = hidden_state_loss(teacher, student, valid, scale=(magnitudes / count).mean(), distance="l1")
+    overall.total.backward()
+    assert overall.total.item() == pytest.approx((1 / 2.5 + 2 / 2.5) / 2)
+    assert student.grad.flatten().tolist() == pytest.approx([0.2, 0, 0, 0.2])
+
+
 def test_scaling_a_channel_of_both_models_changes_nothing() -> None:
     teacher, student, valid = states(0), states(1), torch.ones(12, dtype=torch.bool)
 
     def loss(factor: Tensor) -> Tensor:
-        squares, count = channel_energy(teacher * factor, valid)
+        squares, count = channel_magnitude(teacher * factor, valid)
         return hidden_state_loss(teacher * factor, student * factor, valid, scale=squares / count).total
 
     torch.testing.assert_close(loss(torch.tensor([1.0, 10, 100, 0.1, 3])), loss(torch.ones(5)))
@@ -42,7 +57,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole() -> None:
     teacher, student = states(0), states(1).requires_grad_()
     valid = torch.arange(12) % 5 != 0
     parts = [slice(0, 3), slice(3, 4), slice(4, 12)]
-    energies = [channel_energy(teacher[part], valid[part]) for part in parts]
+    energies = [channel_magnitude(teacher[part], valid[part]) for part in parts]
     squares, count = sum(energy for energy, _ in energies), sum(number for _, number in energies)
     scale = squares / count
 

@@ -69,6 +69,33 @@ def test_nothing_is_concluded_from_a_stage_that_is_wrong_in_itself():
     assert messages({"broken": None, "last": make_node(ReportArtifact, "broken", model=MODEL)}) == []
 
 
+def test_a_stage_takes_the_place_of_a_replaceable_source_and_of_no_other():
+    text, fixed = Input(TokenizerArtifact, source="train", replaceable=True), Input(ModelArtifact, source="teacher")
+    nodes = {
+        "words": make_node(TokenizerArtifact),
+        "start": make_node(ModelArtifact),
+        "plain": make_node(ModelArtifact, "start", model=MODEL, text=text, teacher=fixed),
+        "other": make_node(ModelArtifact, "start", "words", model=MODEL, text=text, teacher=fixed),
+    }
+    bindings, problems = bind(nodes)
+    assert problems == []
+    assert bindings["plain"].inputs == {"model": ("start",)}
+    assert bindings["plain"].sources == {"text": "train", "teacher": "teacher"}
+    assert bindings["other"].inputs == {"model": ("start",), "text": ("words",)}
+    assert bindings["other"].sources == {"teacher": "teacher"}
+
+
+def test_two_stages_cannot_both_take_the_place_of_a_source():
+    nodes = {
+        "one": make_node(TokenizerArtifact),
+        "two": make_node(TokenizerArtifact),
+        "last": make_node(
+            ReportArtifact, "one", "two", text=Input(TokenizerArtifact, source="train", replaceable=True)
+        ),
+    }
+    assert messages(nodes) == ["input 'text' takes one 'tokenizer' artifact, but one and two make one each: keep one"]
+
+
 def test_order_is_that_of_the_recipe_where_the_graph_leaves_a_choice():
     edges = {"d": ["a"], "c": [], "b": ["c"], "a": []}
     assert in_order(edges) == ["c", "b", "a", "d"]

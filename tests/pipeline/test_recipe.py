@@ -119,6 +119,23 @@ def test_recipe_is_wired_and_defaults_are_filled(load):
     assert recipe.text == RECIPE
 
 
+WRITTEN_TEXT = """\
+stages:
+  start: {uses: train, steps: 1}
+  write: {uses: generate}
+  taught: {uses: distill, needs: [start, write], losses: [cross_entropy], steps: 1}
+  plain: {uses: distill, needs: [start], losses: [cross_entropy], steps: 1}
+"""
+
+
+def test_text_that_a_stage_writes_takes_the_place_of_the_training_data(load):
+    sections, _, _ = RECIPE.partition("stages:")
+    stages = load(sections + WRITTEN_TEXT).stages
+    assert stages["write"].inputs["documents"] == ("sources/train",)
+    assert stages["taught"].inputs["documents"] == ("write",)
+    assert stages["plain"].inputs["documents"] == ("sources/train",)
+
+
 def test_exponent_without_a_point_is_a_float(load):
     assert load().stages["short"].config.rate == 1e-4
 

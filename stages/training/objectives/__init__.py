@@ -9,7 +9,17 @@ from typing import Any
 from stages.objectives import LossEntry
 from stages.objectives.base import schedule_factor
 from stages.training.objectives.base import ModelFacts, Objective, Pair
+from stages.training.objectives.byte_level import ByteLevel
+from stages.training.objectives.byte_targets import Bpm, Escd
 from stages.training.objectives.chunk_scores import Alm, HiddenStates
+from stages.training.objectives.distributions import SameVocabulary, Strict
+from stages.training.objectives.dpca import Dpca
+from stages.training.objectives.dual_space import Dskd
+from stages.training.objectives.gold import Gold
+from stages.training.objectives.likelihood_scoring import LikelihoodScoring
+from stages.training.objectives.projected import Cdm, MinEd, XToken
+from stages.training.objectives.simct import SimCt
+from stages.training.objectives.sorted_distributions import MultiLevelOt, Uld
 from stages.training.objectives.tokens import CrossEntropy
 
 __all__ = ["OBJECTIVES", "ModelFacts", "Objective", "Pair", "Term", "build_terms"]
@@ -18,6 +28,21 @@ OBJECTIVES: dict[str, Callable[[Any, Pair], Objective]] = {
     "cross_entropy": CrossEntropy,
     "alm": Alm,
     "hidden_states": HiddenStates,
+    "simct": SimCt,
+    "dpca": Dpca,
+    "same_vocabulary": SameVocabulary,
+    "strict": Strict,
+    "dskd": Dskd,
+    "uld": Uld,
+    "gold": Gold,
+    "multilevel_ot": MultiLevelOt,
+    "xtoken": XToken,
+    "mined": MinEd,
+    "cdm": Cdm,
+    "bpm": Bpm,
+    "escd": Escd,
+    "byte_level": ByteLevel,
+    "likelihood_scoring": LikelihoodScoring,
 }
 """Name in a recipe -> from its options and the two models to the objective."""
 

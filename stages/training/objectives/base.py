@@ -7,14 +7,18 @@ split of the batch changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from alignment.byte_view import ByteView
+from alignment.common_vocabulary import CommonVocabulary, common_vocabulary
 from alignment.special_tokens import Roles
+from alignment.table_cache import cached_arrays
 from losses.output import LossOutput
 from stages.training.data import Batch
 from stages.training.models import Reads, Signals
@@ -74,3 +78,20 @@ class Pair:
     student: ModelFacts
     cache: Path | None
     seed: int
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 in hex of both tokenizers and their roles: of all that a table of the pair is made from."""
+        digest = hashlib.sha256()
+        for model in (self.teacher, self.student):
+            digest.update(f"{model.view.fingerprint} {sorted(model.roles.items())} ".encode())
+        return digest.hexdigest()
+
+    def shared_tokens(self) -> CommonVocabulary:
+        """The tokens that both vocabularies have."""
+        teacher, student = self.teacher, self.student
+
+        def build() -> dict[str, np.ndarray]:
+            return vars(common_vocabulary(teacher.view, student.view, teacher.roles, student.roles))
+
+        return CommonVocabulary(**cached_arrays(self.cache, "shared-1", self.fingerprint, build))

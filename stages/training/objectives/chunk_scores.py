@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from losses.alm import AlignedScores, alm_from_token_scores
-from losses.chunks import chunk_last, last_token_index
-from losses.hidden import channel_energy, hidden_state_loss
+from losses.alm import alm_from_token_scores
+from losses.chunks import AlignedScores, chunk_last, last_token_index
+from losses.hidden import channel_magnitude, hidden_state_loss
 from losses.output import LossOutput
 from stages.objectives.chunk_scores import AlmOptions, HiddenStateOptions
 from stages.stage import StageError
 from stages.training.data import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
+from stages.training.objectives.projection import project
+
+
+def aligned_scores(side: SideBatch, label_logp: Tensor, boundary_logp: Tensor | None = None) -> AlignedScores:
+    """One model's token scores with the chunks of its tokens."""
+    return AlignedScores(label_logp, boundary_logp, side.scored, side.chunk)
 
 
 class Alm:
@@ -23,16 +29,18 @@ class Alm:
 
     def __init__(self, options: AlmOptions, pair: Pair) -> None:
         self._options = options
-        self.teacher_reads = self.student_reads = Reads(label=True, boundary=True)
+        self.teacher_reads = Reads(label=True, boundary=options.debias or options.gamma is not None)
+        self.student_reads = Reads(label=True, boundary=options.debias)
 
     def _apply(self, batch: Batch, teacher: Signals, label_logp: Tensor, boundary_logp: Tensor | None) -> LossOutput:
         return alm_from_token_scores(
-            AlignedScores(teacher.label_logp, teacher.boundary_logp, batch.teacher.scored, batch.teacher.chunk),
-            AlignedScores(label_logp, boundary_logp, batch.student.scored, batch.student.chunk),
+            aligned_scores(batch.teacher, teacher.label_logp, teacher.boundary_logp),
+            aligned_scores(batch.student, label_logp, boundary_logp),
             batch.num_chunks,
             temperature=self._options.temperature,
             divergence=self._options.divergence,
             gamma=self._options.gamma,
+            max_group_chunks=self._options.max_group_chunks,
             debias=self._options.debias,
         )
 
@@ -46,14 +54,15 @@ class Alm:
 
 
 class HiddenStates:
-    """Relative squared distance of hidden states at the last token of each chunk, mean over the chosen layers."""
-
-    auxiliary = None
+    """Relative distance of hidden states at the last token of each chunk, mean over the chosen pairs of layers."""
 
     def __init__(self, options: HiddenStateOptions, pair: Pair) -> None:
-        self._layers = options.layers
-        self.teacher_reads = self.student_reads = Reads(layers=options.layers)
-        _check_layers(pair, options.layers)
+        _check_models(options, pair)
+        self._options = options
+        self._pairs = options.layer_pairs(pair.teacher.layers)
+        self.teacher_reads = Reads(layers=tuple(dict.fromkeys(teacher for teacher, _ in self._pairs)))
+        self.student_reads = Reads(layers=tuple(dict.fromkeys(student for _, student in self._pairs)))
+        self.auxiliary = _projections(pair, len(self._pairs)) if options.projection else None
 
     @staticmethod
     def _ends(side: SideBatch, states: Tensor, num_chunks: int) -> Tensor:
@@ -67,35 +76,56 @@ class HiddenStates:
 
     def statistics(self, batch: Batch, teacher: Signals | None) -> Tensor:
         valid = self._valid(batch)
-        energies = [
-            channel_energy(self._ends(batch.teacher, teacher.layers[layer], batch.num_chunks), valid)[0]
-            for layer in self._layers
+        magnitudes = [
+            channel_magnitude(
+                self._ends(batch.teacher, teacher.layers[layer], batch.num_chunks), valid, self._options.distance
+            )[0]
+            for layer, _ in self._pairs
         ]
-        return torch.cat([valid.sum(dtype=torch.float64).view(1), *(energy.double() for energy in energies)])
+        return torch.cat([valid.sum(dtype=torch.float64).view(1), *(each.double() for each in magnitudes)])
 
     def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
         valid = self._valid(batch)
-        mean_squares = (statistics[1:] / statistics[0].clamp(min=1)).float().view(len(self._layers), -1)
-        parts = [
-            hidden_state_loss(
-                self._ends(batch.teacher, teacher.layers[layer], batch.num_chunks),
-                self._ends(batch.student, student.layers[layer], batch.num_chunks),
-                valid,
-                scale=mean_square,
+        scales = (statistics[1:] / statistics[0].clamp(min=1)).float().view(len(self._pairs), -1)
+        parts = []
+        for index, (teacher_layer, student_layer) in enumerate(self._pairs):
+            ends = self._ends(batch.student, student.layers[student_layer], batch.num_chunks)
+            parts.append(
+                hidden_state_loss(
+                    self._ends(batch.teacher, teacher.layers[teacher_layer], batch.num_chunks),
+                    ends if self.auxiliary is None else project(ends, self.auxiliary[index]),
+                    valid,
+                    scale=scales[index] if self._options.channelwise else scales[index].mean(),
+                    distance=self._options.distance,
+                )
             )
-            for layer, mean_square in zip(self._layers, mean_squares, strict=True)
-        ]
         return LossOutput(torch.stack([part.total for part in parts]).mean(), parts[0].count, {})
 
 
-def _check_layers(pair: Pair, layers: tuple[int, ...]) -> None:
-    if pair.teacher.width != pair.student.width:
+def _projections(pair: Pair, number: int) -> nn.ModuleList:
+    """Linear maps from the student's width to the teacher's that keep the size of a state, drawn from the seed."""
+    generator = torch.Generator().manual_seed(pair.seed)
+    maps = nn.ModuleList(nn.Linear(pair.student.width, pair.teacher.width) for _ in range(number))
+    for each in maps:
+        nn.init.normal_(each.weight, std=pair.student.width**-0.5, generator=generator)
+        nn.init.zeros_(each.bias)
+    return maps
+
+
+def _check_models(options: HiddenStateOptions, pair: Pair) -> None:
+    if pair.teacher.width != pair.student.width and not options.projection:
         raise StageError(
-            f"hidden_states needs models of one width; the teacher has {pair.teacher.width}, the student "
-            f"{pair.student.width}"
+            f"hidden_states compares states of one width; the teacher has {pair.teacher.width}, the student "
+            f"{pair.student.width}: set hidden_states.projection: true to map the student's by a trained layer"
         )
-    for layer in layers:
-        for name, model in (("teacher", pair.teacher), ("student", pair.student)):
+    if options.layers == "all" and pair.teacher.layers != pair.student.layers:
+        raise StageError(
+            f"hidden_states.layers: all needs models of one depth; the teacher has {pair.teacher.layers} hidden states,"
+            f" the student {pair.student.layers}: name pairs of layers instead, as [[{pair.teacher.layers - 1}, "
+            f"{pair.student.layers - 1}]]"
+        )
+    for layers in options.layer_pairs(pair.teacher.layers):
+        for name, model, layer in zip(("teacher", "student"), (pair.teacher, pair.student), layers, strict=True):
             if not -model.layers <= layer < model.layers:
                 raise StageError(
                     f"hidden_states.layers: the {name} has hidden states 0 to {model.layers - 1}, not {layer}"

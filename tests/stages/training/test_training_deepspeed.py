@@ -50,8 +50,8 @@ def _launch(
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "attempt" / "outcome.json").unlink(missing_ok=True)
     config = DistillConfig(
-        losses=LOSSES, steps=steps, batch_windows=8, micro_batch_windows=2, window_tokens=48, learning_rate=1e-3,
-        dtype=dtype, log_every=1, **options,
+        losses=options.pop("losses", LOSSES), steps=steps, batch_windows=8, micro_batch_windows=2, window_tokens=48,
+        learning_rate=1e-3, dtype=dtype, log_every=1, **options,
     )  # fmt: skip
     job = {
         "schema_version": 2,
@@ -93,12 +93,23 @@ def plain(world, tmp_path_factory) -> Path:
 def test_two_processes_give_the_losses_and_weights_of_one(world, plain, tmp_path, zero):
     done = _launch(world, tmp_path, processes=2, zero=zero)
     assert done.returncode == 0, done.stderr
-    for name in ("loss", "alm", "cross_entropy", "hidden_states"):
+    for name in ("loss", "alm", "cross_entropy", "hidden_states", "alm.gradient_norm"):
         assert _curve(tmp_path, name) == pytest.approx(_curve(plain, name), rel=1e-5, abs=1e-7), name
     expected, sharded = (load_file(root / "out" / "model.safetensors") for root in (plain, tmp_path))
     assert expected.keys() == sharded.keys()
     for name in expected:
         torch.testing.assert_close(sharded[name], expected[name], atol=5e-5, rtol=1e-3)
+
+
+def test_balancing_by_gradients_is_the_same_on_two_processes(world, tmp_path):
+    # Every objective's gradient is taken on its own, which DeepSpeed's hooks must not take for the step's gradient.
+    options = {"losses": [{"alm": {"gamma": 0.0, "temperature": 20.0}}, {"strict": {}}], "combine": "gradmag"}
+    for name, processes, zero in (("plain", 1, 0), ("sharded", 2, 3)):
+        done = _launch(world, tmp_path / name, processes=processes, zero=zero, **options)
+        assert done.returncode == 0, done.stderr
+    for name in ("loss", "strict", "alm.weight", "strict.gradient_norm"):
+        curves = [_curve(tmp_path / root, name) for root in ("plain", "sharded")]
+        assert curves[1] == pytest.approx(curves[0], rel=1e-4), name
 
 
 def test_bf16_with_sharded_master_weights_follows_the_plain_run(world, plain, tmp_path):

@@ -191,7 +191,8 @@ def test_a_batch_that_does_not_divide_is_refused(world, tmp_path):
         ({"losses": [{"alm": {}}, {"alm": {}}]}, "names alm twice"),
         ({"losses": [{"alm": {}, "cross_entropy": {}}]}, "exactly one loss"),
         ({"losses": [{"alm": {}}], "combine": "gradmag"}, "two or more losses"),
-        ({"losses": [{"alm": {"weight": 2}}, {"cross_entropy": {}}], "combine": "gradmag"}, "remove weight from alm"),
+        ({"losses": [{"alm": {"weight": 2}}, {"cross_entropy": {}}], "combine": "gradmag"}, "remove them from alm"),
+        ({"losses": [{"alm": {"weight_schedule": "linear"}}, "cross_entropy"], "combine": "pcgrad"}, "from alm"),
         ({"losses": []}, "at least 1 item"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Text that a teacher writes: what stands behind the stage ``generate``."""

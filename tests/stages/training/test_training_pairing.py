@@ -1,0 +1,101 @@
+"""What is refused before the first step: options, teacher signals, projectors, models that do not fit each other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stages.distill import Distill, DistillConfig
+from stages.objectives.base import schedule_factor
+from stages.objectives.capabilities import CAPABILITIES, GIVES, usable_with
+from stages.stage import StageContext, StageError
+
+
+@pytest.mark.parametrize("signal", ["scores", "top_k"])
+@pytest.mark.parametrize("each", CAPABILITIES, ids=lambda each: each.objective)
+def test_an_objective_is_refused_exactly_where_the_table_says_that_the_signal_is_not_enough(each, signal):
+    options = {"steps": 1, "losses": [each.objective], "teacher_signal": signal}
+    if each.needs in GIVES[signal]:
+        DistillConfig(**options)
+        return
+    with pytest.raises(ValueError, match=f"{each.objective} needs the teacher's") as refusal:
+        DistillConfig(**options)
+    for useful in usable_with(signal):
+        assert useful in str(refusal.value)
+
+
+def test_options_may_need_more_than_the_table_says():
+    losses = [{"xtoken": {"variant": "h_kl"}}]
+    with pytest.raises(ValueError, match="xtoken needs the teacher's whole distribution"):
+        DistillConfig(steps=1, losses=losses, teacher_signal="top_k")
+
+
+def test_two_objectives_that_train_a_projection_are_refused():
+    losses = [{"dskd": {}}, {"hidden_states": {"projection": True}}]
+    with pytest.raises(ValueError, match="dskd and hidden_states each train a projection"):
+        DistillConfig(steps=1, losses=losses)
+
+
+def test_balancing_needs_gradients_at_the_last_hidden_state():
+    losses = [{"hidden_states": {"layers": [1]}}, "cross_entropy"]
+    with pytest.raises(ValueError, match="which hidden_states leaves alone"):
+        DistillConfig(steps=1, losses=losses, combine="gradmag")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [0.25, 0.5, 0.75, 1]),
+        ("cosine", [1, 0.853553, 0.5, 0.146447]),
+        ("reverse_cosine", [0.146447, 0.5, 0.853553, 1]),
+    ],
+)
+def test_weights_move_as_scheduled(schedule, expected):
+    assert [schedule_factor(schedule, step, 4) for step in range(4)] == pytest.approx(expected, abs=1e-6)
+
+
+def _run(teacher: Path, student: Path, root: Path, **options) -> None:
+    documents = root / "documents"
+    documents.mkdir(parents=True)
+    record = {"id": "d/0", "domain": "d", "weight": 1.0, "text": "The quick brown fox jumps over the lazy dog. " * 9}
+    (documents / "documents.jsonl").write_text(json.dumps(record) + "\n")
+    (documents / "manifest.json").write_text("{}")
+    inputs = {"teacher": teacher, "student": student, "documents": documents}
+    for name in ("work", "out"):
+        (root / name).mkdir()
+    config = DistillConfig(**({"losses": ["alm"], "steps": 1, "batch_windows": 1, "window_tokens": 32} | options))
+    Distill().run(
+        StageContext(
+            config=config,
+            inputs={name: {name: path} for name, path in inputs.items()},
+            work=root / "work",
+            out=root / "out",
+        )
+    )
+
+
+def test_a_tokenizer_with_more_ids_than_its_model_has_rows(tiny_model_dir, tiny_tokenizer_dirs, tmp_path):
+    first, second = tiny_tokenizer_dirs
+    teacher = tiny_model_dir(first)
+    AutoTokenizer.from_pretrained(second).save_pretrained(teacher)
+    with pytest.raises(StageError, match=r"the teacher's tokenizer has \d+ ids, but its output matrix only \d+ rows"):
+        _run(teacher, tiny_model_dir(second), tmp_path)
+
+
+def test_a_teacher_that_gives_no_distribution(tiny_model_dir, tiny_tokenizer_dirs, tmp_path):
+    teacher = tiny_model_dir(tiny_tokenizer_dirs[0])
+    model = AutoModelForCausalLM.from_pretrained(teacher)
+    model.model.norm.weight.data[3] = float("nan")
+    model.save_pretrained(teacher)
+    with pytest.raises(StageError, match="the teacher's logits are not finite"):
+        _run(teacher, tiny_model_dir(tiny_tokenizer_dirs[1]), tmp_path)
+
+
+def test_one_vocabulary_is_asked_for_where_it_is_needed(tiny_model_dir, tiny_tokenizer_dirs, tmp_path):
+    teacher, student = (tiny_model_dir(directory) for directory in tiny_tokenizer_dirs)
+    with pytest.raises(StageError, match="same_vocabulary"):
+        _run(teacher, student, tmp_path, losses=["same_vocabulary"])
