@@ -1,7 +1,7 @@
-"""All byte prefixes of a vocabulary's tokens as flat arrays, to look up many byte strings at once.
+"""A vocabulary's byte prefixes (``alignment.prefix_tree``) as a trie that looks up many byte strings at once.
 
-A node stands for one byte prefix; node 0 for the empty one. Nodes are numbered level by level and, on each level, in
-byte order, so that the sorted keys ``256 * parent + byte`` are the edges: the node behind edge i is i + 1.
+Nodes are numbered level by level and, on each level, in byte order, so that the sorted keys ``256 * parent + byte`` are
+the edges: the node behind edge i is i + 1.
 
 Legend: M nodes, N tokens with bytes, V vocabulary.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.byte_view import ByteView
+from alignment.prefix_tree import byte_tree
 from alignment.token_table import TokenKind
 
 _PREFERENCE = (TokenKind.TEXT, TokenKind.ADDED, TokenKind.BYTE_FALLBACK)
@@ -24,10 +25,11 @@ class ByteTrie:
     """The prefixes of the tokens of one vocabulary.
 
     Attributes:
-        order: int32 [N], the tokens that have bytes, in byte order; of equal bytes the one that encoding uses first.
+        order: int32 [N], the tokens that have bytes, in byte order.
         key: int64 [M - 1], ascending: 256 * parent node + byte, for every node but the first.
         start, end: int32 [M], the tokens that begin with the node's bytes are ``order[start:end]``.
-        token: int32 [M], the token that is spelled by exactly the node's bytes, -1 for none.
+        token: int32 [M], the token that is spelled by exactly the node's bytes, of several the one that encoding uses;
+            -1 for none.
         longest: int32 [M], the longest token that is a prefix of the node's bytes or equal to them, -1 for none.
         node: int32 [V], the node of every token's own bytes; 0 for tokens without bytes.
     """
@@ -43,32 +45,22 @@ class ByteTrie:
     @classmethod
     def from_view(cls, view: ByteView) -> ByteTrie:
         """The trie of a tokenizer's vocabulary."""
-        spelled = {token: view.token_bytes(token) or b"" for token in np.flatnonzero(view.byte_lengths).tolist()}
+        tree = byte_tree(view)
+        key = _BRANCHING * tree.parents[1:] + tree.symbols[1:]
         rank = {kind.value: place for place, kind in enumerate(_PREFERENCE)}
-        ranks = [rank.get(kind, len(rank)) for kind in view.kinds.tolist()]
-        order = np.array(sorted(spelled, key=lambda token: (spelled[token], ranks[token], token)), dtype=np.int32)
-        lengths = view.byte_lengths[order]
-        starts = np.cumsum(lengths, dtype=np.int64) - lengths
-        pool = np.frombuffer(b"".join(spelled[token] for token in order.tolist()), np.uint8)
-
-        node = np.zeros(len(order), dtype=np.int32)  # of each token's first `depth` bytes
-        levels = [(np.zeros(0, np.int64), np.zeros(1, np.int32), np.array([len(order)], np.int32))]
-        known = 1
-        for depth in range(int(lengths.max(initial=0))):
-            longer = np.flatnonzero(lengths > depth)
-            keys = node[longer] * np.int64(_BRANCHING) + pool[starts[longer] + depth]
-            first = np.flatnonzero(np.diff(keys, prepend=-1))
-            last = np.append(first[1:], len(keys)) - 1
-            levels.append((keys[first], longer[first].astype(np.int32), longer[last].astype(np.int32) + 1))
-            node[longer] = known + np.repeat(np.arange(len(first)), last - first + 1)
-            known += len(first)
-        key, start, end = (np.concatenate(arrays) for arrays in zip(*levels, strict=True))
-
-        token = np.full(known, -1, dtype=np.int32)
-        token[node[::-1]] = order[::-1]  # of equal bytes the first one stays
-        node_of_token = np.zeros(view.vocab_size, dtype=np.int32)
-        node_of_token[order] = node
-        return cls(order, key, start, end, token, _inherit(token, key), node_of_token)
+        ranks = np.array([rank.get(kind, len(rank)) for kind in view.kinds[tree.tokens].tolist()])
+        worst_first = tree.tokens[np.lexsort((tree.tokens, ranks))[::-1]]
+        token = np.full(len(tree.parents), -1, dtype=np.int32)
+        token[tree.whole[worst_first]] = worst_first  # of equal bytes the last one written stays
+        return cls(
+            order=tree.tokens.astype(np.int32),
+            key=key,
+            start=tree.starts.astype(np.int32),
+            end=tree.ends.astype(np.int32),
+            token=token,
+            longest=_inherit(token, key),
+            node=tree.whole.astype(np.int32),
+        )
 
     def parent(self) -> np.ndarray:
         """int32 [M]: the node of all bytes but the last; node 0 is its own."""

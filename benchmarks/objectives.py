@@ -83,7 +83,10 @@ def recipe(transfer: str, arms: dict[str, tuple[str, int]], options: argparse.Na
         stages[arm] = {"uses": "distill", "needs": ["init"], "losses": losses, "seed": seed, **training}
     stages["evaluate"] = {"uses": "evaluate", "needs": ["init", *arms], "initial": "init", "max_documents": 3}
     stages["evaluate"]["trained_domains"] = list(TRAINED)
-    return {"name": f"objectives-{transfer}", "seed": 17, "models": models, "data": data, "stages": stages}
+    # One thread, so that an arm's time does not depend on how many cores the others leave it.
+    resources = {arm: {"threads": 1} for arm in arms}
+    sections = {"models": models, "data": data, "stages": stages, "resources": resources}
+    return {"name": f"objectives-{transfer}", "seed": 17, **sections}
 
 
 def cost(run: Path, arm: str) -> tuple[float, float]:
@@ -158,7 +161,7 @@ def main() -> None:
 
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers"))
     print(f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {versions}; ", end="")
-    print(f"{options.steps} steps of 2 windows of at most 128 tokens\n")
+    print(f"one thread; {options.steps} steps of 2 windows of at most 128 tokens\n")
     print(table(options.runs / made["name"], arms))
 
 

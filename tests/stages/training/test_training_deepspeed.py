@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.distill import DistillConfig
+from stages.objectives.capabilities import CAPABILITIES
 from stages.worker import EXIT_INTERRUPTED
 
 STEPS = 4
@@ -110,6 +111,19 @@ def test_balancing_by_gradients_is_the_same_on_two_processes(world, tmp_path):
     for name in ("loss", "strict", "alm.weight", "strict.gradient_norm"):
         curves = [_curve(tmp_path / root, name) for root in ("plain", "sharded")]
         assert curves[1] == pytest.approx(curves[0], rel=1e-4), name
+
+
+def test_every_objective_is_the_same_on_two_processes(world, tmp_path):
+    # With all parameters sharded, every matrix that an objective multiplies by must be gathered around it.
+    one_vocabulary = {each.objective for each in CAPABILITIES if each.vocabularies in ("identical", "subset")}
+    names = [each.objective for each in CAPABILITIES if each.objective not in one_vocabulary]
+    for root, processes, zero in (("plain", 1, 0), ("sharded", 2, 3)):
+        done = _launch(world, tmp_path / root, processes=processes, zero=zero, steps=2, losses=names)
+        assert done.returncode == 0, done.stderr
+    for name in names:
+        for measure in (name, f"{name}.gradient_norm"):
+            curves = [_curve(tmp_path / root, measure) for root in ("plain", "sharded")]
+            assert curves[1] == pytest.approx(curves[0], rel=1e-3, abs=1e-6), measure
 
 
 def test_bf16_with_sharded_master_weights_follows_the_plain_run(world, plain, tmp_path):
