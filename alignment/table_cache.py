@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +32,8 @@ def cached_arrays(directory: Path | None, kind: str, fingerprint: str, build: Ca
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         arrays = build()
     directory.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial-{os.getpid()}.npz")
+    # Not by the process's number, which containers on two machines may share.
+    partial = path.with_name(f"{path.stem}.partial-{uuid.uuid4().hex}.npz")
     np.savez(partial, **arrays)
     partial.replace(path)
     return arrays

@@ -44,11 +44,11 @@ def gradmag_weights(squared_norms: Tensor, *, preserve_magnitude: bool = True) -
         preserve_magnitude: scale the weights to add up to 1, as the paper does.
 
     Returns:
-        ``[L]`` detached weights. A loss without gradient gets weight 0: 1 / EPSILON, the formula's value, would
-        silence all others once the weights are scaled.
+        ``[L]`` detached weights. A loss without gradient, or with one that vanishes beside the largest, gets weight 0:
+        1 / EPSILON, the formula's value, would silence all others once the weights are scaled.
     """
     norms = squared_norms.detach().sqrt()
-    weights = (1 / (norms + EPSILON)).masked_fill(norms == 0, 0)
+    weights = (1 / (norms + EPSILON)).masked_fill(norms <= EPSILON * norms.max(), 0)
     if preserve_magnitude:
         weights = weights / weights.sum().clamp(min=EPSILON)
     return weights

@@ -53,9 +53,9 @@ def bpm_loss(
             write wrong indents.
 
     Returns:
-        A unit is a row of ``rows_with_target``. Metrics: ``coverage``, ``withheld`` (white space) and ``excluded``
-        share the scored tokens out; ``exact`` of the rows is not a lower bound; ``residual``, ``special`` and
-        ``uncovered`` are the mean masses on no student token; ``mass`` is 1 if none is lost.
+        A unit is a row of ``rows_with_target``. Metrics: ``token_coverage``, ``withheld`` (white space) and
+        ``excluded`` share the scored tokens out; ``exact`` of the rows is not a lower bound; ``residual``, ``special``
+        and ``uncovered`` are the mean masses on no student token; ``mass`` is 1 if none is lost.
     """
     kept = rows_with_target(rows, tables, whitespace_rows=whitespace_rows)
     parts = [
@@ -67,7 +67,7 @@ def bpm_loss(
     metrics = {name: sum(part.metrics.get(name, nothing) for part in parts) for name in MASSES}
     metrics |= {
         "exact": ratio((kept & ~rows.spanning).sum(), count),
-        "coverage": ratio(count, tokens),
+        "token_coverage": ratio(count, tokens),
         "withheld": ratio(blank, tokens),
         "excluded": ratio(tokens - count - blank, tokens),
     }

@@ -60,7 +60,7 @@ def escd_loss(
         whitespace_rows: compare also at student tokens of spaces and tabs alone.
 
     Returns:
-        A unit is a row of ``root_rows``. Metrics: ``coverage``, of the scored tokens; ``children``, of the units;
+        A unit is a row of ``root_rows``. Metrics: ``token_coverage``, of the scored tokens; ``children``, of the units;
         ``child_loss``, a child; ``branching``, a child: the teacher's mass on tokens longer than ``a``; ``completed``:
         what of it the child term works on; the masses of ``byte_targets.mass_metrics``.
     """
@@ -75,7 +75,7 @@ def escd_loss(
         for name in (*MASSES, "child_loss", "branching", "completed")
     }
     count = kept.sum()
-    metrics |= {"coverage": ratio(count, scored.sum()), "children": ratio(has_child.sum(), count)}
+    metrics |= {"token_coverage": ratio(count, scored.sum()), "children": ratio(has_child.sum(), count)}
     return LossOutput(roots.total + both.total, count, metrics)
 
 

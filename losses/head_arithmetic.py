@@ -56,7 +56,10 @@ def cap_slope(logits: Tensor, softcap: float) -> Tensor:
 
 
 def row_blocks(num_rows: int, row_bytes: int, device: torch.device) -> Iterator[slice]:
-    """All rows, in blocks that fit the memory budget at the top of this module."""
+    """All rows, in blocks that fit the memory budget at the top of this module; one empty block if there are none.
+
+    So that what a loss reports beside its value has the same names on a process without any rows.
+    """
     budget = _CPU_BLOCK_BYTES if device.type == "cpu" else _ACCELERATOR_BLOCK_BYTES
     size = max(1, budget // row_bytes)
-    return (slice(start, start + size) for start in range(0, num_rows, size))
+    return (slice(start, start + size) for start in range(0, max(num_rows, 1), size))

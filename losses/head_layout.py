@@ -42,12 +42,11 @@ class HeadLayout:
     chunk_columns: int
 
     def tiles(self) -> Iterator[Tile]:
-        """The columns in tiles of nearly equal width, part by part."""
+        """The columns part by part; only the last tile of a part is narrower than the others."""
         first = 0
         for part, width in enumerate(self.widths):
-            count = -(-width // self.chunk_columns)
-            for i in range(count):
-                yield Tile(part, first + i * width // count, first + (i + 1) * width // count)
+            for start in range(first, first + width, self.chunk_columns):
+                yield Tile(part, start, min(start + self.chunk_columns, first + width))
             first += width
 
     def blocks(self, num_rows: int) -> Iterator[slice]:

@@ -228,6 +228,6 @@ def _add_head_gradients(
 def _blocks(heads: Sequence[LinearHead], block_rows: int | None) -> Iterator[slice]:
     num_rows = len(heads[0])
     if block_rows is not None:
-        return (slice(start, start + block_rows) for start in range(0, num_rows, block_rows))
+        return (slice(start, start + block_rows) for start in range(0, max(num_rows, 1), block_rows))
     logits_bytes = sum(head.vocab_size for head in heads) * heads[0].dtype.itemsize
     return row_blocks(num_rows, _TENSORS_PER_BLOCK * logits_bytes, heads[0].hidden.device)

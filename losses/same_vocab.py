@@ -69,7 +69,12 @@ def tvd(teacher_logp: Tensor, student_logp: Tensor) -> Tensor:
 
 
 def skew_kl(teacher_logp: Tensor, student_logp: Tensor, alpha: float = 0.1) -> Tensor:
-    """``KL(q || alpha q + (1 - alpha) p)``: forward KL whose gradient is bounded (DistiLLM, arXiv 2402.03898)."""
+    """``KL(q || alpha q + (1 - alpha) p)``: forward KL whose gradient is bounded (DistiLLM, arXiv 2402.03898).
+
+    With ``alpha=0`` it is forward KL itself.
+    """
+    if alpha == 0:
+        return kl(teacher_logp, student_logp)  # the mixture would lose p beside q, in whose units it is computed
     gap = _finite(student_logp) - _finite(teacher_logp)
     return -(teacher_logp.exp() * _log_mixture(gap, 1 - alpha)).sum(-1)
 

@@ -161,8 +161,10 @@ def hybrid_loss(
         grouped = pooled(split.student.index_select(1, pairs.student), pairs.teacher, teacher.vocab_size)
         teacher_others = split.teacher.index_select(1, others)
         student_others = split.student.index_select(1, own_others)
+        # A student all of whose tokens are common has none to put the teacher's other mass on.
+        comparable = teacher_others.sum(1) * (len(own_others) > 0)
         divergence = cell_kl(
-            _cells(split.teacher.index_select(1, cells), split.teacher_chunk, teacher_others.sum(1)),
+            _cells(split.teacher.index_select(1, cells), split.teacher_chunk, comparable),
             _cells(grouped.index_select(1, cells), split.student_chunk, student_others.sum(1)),
         )
         distance = _sorted_distance(teacher_others, student_others, top_k)

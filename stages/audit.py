@@ -103,7 +103,7 @@ class AuditStage:
 def _workload(ctx: StageContext, target_size: int) -> Workload:
     """The training that the cost is estimated for: the student's body with the target's vocabulary."""
     from alignment.audit.cost import ModelShape, Workload
-    from losses.scores import ACCELERATOR_BLOCK_BYTES
+    from losses.scores import ACCELERATOR_TILE_BYTES
 
     student = ModelShape.from_config(read_json(ctx.input("student") / "config.json"))
     return Workload(
@@ -111,7 +111,7 @@ def _workload(ctx: StageContext, target_size: int) -> Workload:
         student=None if student is None else replace(student, vocabulary_rows=target_size),
         window_tokens=ctx.config.window_tokens,
         batch_windows=ctx.config.batch_windows,
-        head_block_bytes=ACCELERATOR_BLOCK_BYTES,
+        head_block_bytes=ACCELERATOR_TILE_BYTES,
     )
 
 

@@ -19,6 +19,8 @@ from stages.objectives.capabilities import (
 from stages.stage import Input, StageContext
 from stages.training.config import TrainingConfig
 
+DEFAULT_TOP_K = 64
+
 
 class DistillConfig(TrainingConfig):
     """Options of ``distill``: those of every training stage, and its losses."""
@@ -34,8 +36,8 @@ class DistillConfig(TrainingConfig):
     teacher_signal: TeacherSignal = "full"
     """What the objectives may see of the teacher, as if it were cached or served: everything, its most probable tokens
     and the scores of the text (``top_k``), or the scores alone."""
-    teacher_top_k: int = Field(64, ge=2)
-    """How many tokens a position with ``teacher_signal: top_k``."""
+    teacher_top_k: int | None = Field(None, ge=2)
+    """How many tokens a position with ``teacher_signal: top_k``; default: 64."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DistillConfig:
@@ -54,14 +56,17 @@ class DistillConfig(TrainingConfig):
         return self
 
     def _check_signal(self) -> None:
+        if self.teacher_top_k is not None and self.teacher_signal != "top_k":
+            raise ValueError("teacher_top_k has no effect without teacher_signal: top_k; add that, or remove it")
         given = GIVES[self.teacher_signal]
-        for entry in self.losses:
+        for index, entry in enumerate(self.losses):
             need = entry.options.needs or capability(entry.name).needs
             if need not in given:
+                usable = [name for name in usable_with(self.teacher_signal) if name != entry.name]
                 raise ValueError(
-                    f"{entry.name} needs {NEED_IN_WORDS[need]}, which a teacher with teacher_signal: "
-                    f"{self.teacher_signal} does not give; use teacher_signal: {least_signal(need)}, or one of "
-                    f"{', '.join(usable_with(self.teacher_signal))}"
+                    f"losses[{index}].{entry.name}{' with these options' if entry.options.needs else ''} needs "
+                    f"{NEED_IN_WORDS[need]}, which a teacher with teacher_signal: {self.teacher_signal} does not give; "
+                    f"use teacher_signal: {least_signal(need)}, or one of {', '.join(usable)}"
                 )
 
     def _check_balance(self, names: list[str]) -> None:
@@ -103,7 +108,7 @@ class Distill:
             train_on=config.train_on,
         )
         needs_teacher = any(capability(entry.name).needs != "nothing" for entry in config.losses)
-        top_k = config.teacher_top_k if config.teacher_signal == "top_k" else None
+        top_k = (config.teacher_top_k or DEFAULT_TOP_K) if config.teacher_signal == "top_k" else None
         balancers = {
             "sum": lambda: None,
             "gradmag": GradMag,

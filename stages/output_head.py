@@ -71,13 +71,15 @@ class OutputHead:
             StageError: the model does something between hidden states and logits that we do not know.
         """
         theirs = model(input_ids=ids, use_cache=False).logits[0, :, : self.vocab_size].float()
+        if not theirs.isfinite().all():
+            raise StageError(f"the logits of {_name(model)} are not finite: its weights are damaged")
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         ours = self.on(hidden, *output_matrix(model)).logits(slice(None)).float()
         largest, error = float(theirs.abs().max()), float((ours - theirs).abs().max())
         if not error <= _TOLERANCE * largest:
             raise StageError(
                 f"the output head of {_name(model)} does more than multiply hidden states by a matrix, with bias, "
-                f"scale and soft cap, or its weights are not finite: its own logits, of up to {largest:.3g}, differ "
+                f"scale and soft cap: its own logits, of up to {largest:.3g}, differ "
                 f"from ours by {error:.3g}. Such models are not supported"
             )
 

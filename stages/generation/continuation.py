@@ -68,7 +68,8 @@ class Writer:
         """One continuation a prompt.
 
         Raises:
-            StageError: a prompt has no tokens, or leaves no room for the new ones in the model's context.
+            StageError: a prompt has no tokens, or leaves no room for the new ones in the model's context, or the
+                model's logits are not finite.
             StageInterrupted: ``should_stop`` said so.
         """
         rows = [self.view.prefix_ids + self.view.encode(prompt.text, exact=False).ids.tolist() for prompt in prompts]
@@ -154,7 +155,13 @@ class ChosenToken(LogitsProcessor):
         self._top_p = top_p
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits [B, V or more] with all but the allowed ones at -inf."""
+        """Logits [B, V or more] with all but the allowed ones at -inf.
+
+        Raises:
+            StageError: a logit is NaN or infinite, as of a model with damaged weights.
+        """
+        if not scores[:, : len(self._real)].isfinite().all():
+            raise StageError("the teacher's logits are not finite: its weights are damaged")
         real = nn.functional.pad(self._real, (0, scores.shape[1] - len(self._real)))
         scores = scores.masked_fill(~real, -torch.inf)
         if self._draws is None:

@@ -71,6 +71,8 @@ class LossEntry(StageConfig):
             return {value: {}}
         if isinstance(value, dict) and list(value.values()) == [None]:
             return {name: {} for name in value}
+        if isinstance(value, dict):
+            _check_indentation(value, [name for name in value if name in cls.model_fields])
         return value
 
     @model_validator(mode="after")
@@ -89,3 +91,17 @@ class LossEntry(StageConfig):
     def options(self) -> ObjectiveOptions:
         """The loss's options."""
         return getattr(self, self.name)
+
+
+def _check_indentation(entry: dict[str, object], losses: list[str]) -> None:
+    """Refuse ``{alm: null, weight: 5}``, which is what ``- alm:`` and ``  weight: 5`` below it say.
+
+    Raises:
+        ValueError: nothing is said of the only loss, and other keys stand beside it.
+    """
+    if len(losses) == 1 and entry[losses[0]] is None:
+        loss, beside = losses[0], [name for name in entry if name != losses[0]]
+        raise ValueError(
+            f"{', '.join(beside)} beside {loss} is not one of its options: indent them further than {loss}, or write "
+            f"- {loss}: {{{beside[0]}: {entry[beside[0]]}}}"
+        )

@@ -37,6 +37,14 @@ class AlmOptions(ObjectiveOptions):
         return self
 
 
+def _is_layer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(_is_layer(each) for each in value)
+
+
 class HiddenStateOptions(ObjectiveOptions):
     """Distance of hidden states at the last token of every chunk, relative to the size of the teacher's."""
 
@@ -56,10 +64,14 @@ class HiddenStateOptions(ObjectiveOptions):
     def _one_spelling(cls, value: object) -> object:
         if value == "last":
             return (-1,)
-        if not isinstance(value, list | tuple):
+        if value == "all":
             return value
-        equal_pairs = [isinstance(each, list | tuple) and len(each) == 2 and each[0] == each[1] for each in value]
-        return tuple(each[0] if equal else each for each, equal in zip(value, equal_pairs, strict=True))
+        if not isinstance(value, list | tuple) or not all(_is_layer(each) or _is_pair(each) for each in value):
+            raise ValueError(
+                f"should be last, all, a list of layers as [-1, 4], or of pairs as [[teacher, student], ...], "
+                f"not {value!r}"
+            )
+        return tuple(each[0] if _is_pair(each) and each[0] == each[1] else each for each in value)
 
     @field_validator("layers")
     @classmethod

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stages.stage import StageConfig, not_keyed
+
+AverageCoefficient = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainingConfig(StageConfig):
@@ -32,7 +34,7 @@ class TrainingConfig(StageConfig):
     """How the learning rate goes to zero after the warm-up."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay of matrices; vectors and embeddings have none."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[AverageCoefficient, AverageCoefficient] = (0.9, 0.95)
     """AdamW's running-average coefficients."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest global gradient norm."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,7 +14,7 @@ from stages.stage import StageContext, StageError, StageInterrupted
 from stages.training import checkpoint, curve
 from stages.training.backend import Backend
 from stages.training.config import TrainingConfig
-from stages.training.data import Batch, WindowStream, micro_batches
+from stages.training.data import Batch, WindowStream, generator, micro_batches
 from stages.training.models import to_device
 from stages.training.optimiser import learning_rate_factor
 from stages.training.step import Stepper
@@ -31,6 +31,7 @@ class Trainer:
     stepper: Stepper
     device: torch.device
     micro_batch: int
+    _idle: set[str] = field(default_factory=set, init=False)
 
     def run(self) -> None:
         """Train to the last step.
@@ -47,9 +48,11 @@ class Trainer:
                     self._save(step)
                 raise StageInterrupted(f"stopped after step {step:,} of {self.config.steps:,}")
             logged = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
+            self._seed_dropout(step)
             values = self.stepper.take(self._batches(), step, measure=logged)
             values["learning_rate"] = self.config.learning_rate * learning_rate_factor(step, self.config)
             step, tokens = step + 1, tokens + values.pop("tokens")
+            self._note_idle(step, values)
             if logged:
                 seconds = time.monotonic() - started
                 values["tokens_per_second"] = tokens / seconds
@@ -57,6 +60,17 @@ class Trainer:
             if step % self.config.checkpoint_every == 0 or step == self.config.steps:
                 # The last one too: an interrupted export goes on from it without training again.
                 self._save(step)
+
+    def _seed_dropout(self, step: int) -> None:
+        """Make what a step draws a function of seed, step and process, so that a resumed run draws the same."""
+        torch.manual_seed(int(generator(self.config.seed, step, self.ctx.rank).integers(2**63)))
+
+    def _note_idle(self, step: int, values: Mapping[str, float]) -> None:
+        """Say once of each loss that a batch gave it nothing to compare; the curve has its units of every step."""
+        for name in self.stepper.names:
+            if not values[f"{name}.units"] and name not in self._idle:
+                self._idle.add(name)
+                self.ctx.progress(f"note: {name} found nothing to compare in the batch of step {step:,}")
 
     def _batches(self) -> Sequence[Batch]:
         windows = self.stream.take(self.config.batch_windows)
@@ -79,10 +93,15 @@ class Trainer:
             return
         self.ctx.metrics.log(step, **values, peak_memory_mib=_peak_memory_mib(self.device))
         curve.append(self.ctx.work, step, values)
-        speed = f"{values['tokens_per_second']:,.0f} tok/s"
-        self.ctx.progress(
-            f"step {step:,}/{self.config.steps:,}  loss {values['loss']:.4f}  {speed}  ETA {_duration(remaining)}"
+        names = self.stepper.names
+        parts = (
+            f" ({', '.join(f'{name} {values[name]:.4g}' for name in names if name in values)})"
+            if len(names) > 1
+            else ""
         )
+        position = f"step {step:,}/{self.config.steps:,}  loss {values['loss']:.4f}{parts}"
+        speed = f"{values['tokens_per_second']:,.0f} tok/s"
+        self.ctx.progress(f"{position}  {speed}  ETA {_duration(remaining)}")
 
     def _save(self, step: int) -> None:
         root = self.ctx.work / "ckpt"

@@ -49,7 +49,8 @@ class Signals:
             None if nobody reads it.
         boundary_logp: float32 [B, T]; log-mass that a token starting with a boundary byte comes after token t, NaN
             where token t ends no chunk. None if nobody reads it.
-        hidden: final hidden states [B, T, D], the input of the output head.
+        hidden: final hidden states [B, T, D], the input of the output head. None, and ``head`` too, for a teacher of
+            which objectives may see less: a step holds the teacher's signals of all its micro-batches at once.
         layers: hidden states [B, T, D] of the requested layers, by number (0 is the embedding, -1 the final norm).
         head: the output head at all B * T positions, row b * T + t for token t of window b.
         predictions: the next-token distributions at the same rows, as far as objectives may see them; None if a
@@ -58,9 +59,9 @@ class Signals:
 
     label_logp: Tensor | None
     boundary_logp: Tensor | None
-    hidden: Tensor
+    hidden: Tensor | None
     layers: dict[int, Tensor]
-    head: LinearHead
+    head: LinearHead | None
     predictions: Predictions | None
 
 
@@ -96,7 +97,8 @@ class ScoringModel(nn.Module):
         vocab_size: ids of its tokenizer; rows of the output matrix beyond them are padding, with no probability.
         reads: what the objectives take from it.
         boundary_mask: bool [vocab_size], tokens that start with a boundary byte; needed if ``reads.boundary``.
-        top_k: how many tokens of every position objectives may see; None for the whole distribution.
+        top_k: how many tokens of every position objectives may see; None for the whole distribution, 0 for none: the
+            scores alone.
 
     Attributes:
         auxiliary: the objectives' own modules, by the objective's name, so that the engine trains and saves them.
@@ -145,7 +147,8 @@ class ScoringModel(nn.Module):
         signals = self._signals(batch, body.last_hidden_state, *output_matrix(self.model), body.hidden_states)
         if self.top_k is None:
             return signals
-        return replace(signals, predictions=top_k_predictions(signals.head, self.top_k))
+        predictions = top_k_predictions(signals.head, self.top_k) if self.top_k else None
+        return replace(signals, hidden=None, head=None, predictions=predictions)
 
     def check_head(self) -> None:
         """Compare our logits with the model's own on two tokens.
@@ -210,8 +213,12 @@ def _gradient_gram(totals: Sequence[Tensor], hidden: Tensor) -> Tensor:
     A loss that does not depend on the final hidden states (one of earlier layers) has the gradient 0 there.
     """
     gradients = [torch.autograd.grad(total, hidden, retain_graph=True, allow_unused=True)[0] for total in totals]
-    flat = torch.stack([torch.zeros_like(hidden) if g is None else g for g in gradients]).flatten(1).double()
-    return flat @ flat.t()
+    stacked = torch.stack([torch.zeros_like(hidden) if g is None else g for g in gradients])
+    gram = torch.zeros(len(totals), len(totals), dtype=torch.float64, device=hidden.device)
+    for window in stacked.unbind(1):  # in float64 they would be four times the size of all of them
+        flat = window.flatten(1).double()
+        gram.addmm_(flat, flat.t())
+    return gram
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:

@@ -15,6 +15,8 @@ from transformers import AutoTokenizer
 from alignment.byte_view import ByteView
 from alignment.chat import special_roles_and_turns
 from stages.objectives import LossEntry
+from stages.objectives.capabilities import GIVES, capability
+from stages.output_head import OutputHead
 from stages.stage import StageContext, StageError
 from stages.training.config import TrainingConfig
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
@@ -55,14 +57,21 @@ def load_models(
 
     Raises:
         StageError: an objective cannot work on this pair, a model's output head is not understood, or it has fewer rows
-            than its tokenizer has ids.
+            than its tokenizer has ids, or a window is longer than its context.
     """
     dtype = DTYPES[config.dtype]
     student_model = load_model(ctx.input("student"), dtype, device)
-    teacher_model = load_model(teaching.directory, dtype, device) if teaching else None
+    student_model.name_or_path = "the student"  # as messages call it: a path into the store tells a user nothing
+    teacher_model = None
+    if teaching is not None:
+        teacher_model = load_model(teaching.directory, dtype, device)
+        teacher_model.name_or_path = "the teacher"
+    for model in (teacher_model, student_model):
+        if model is not None:
+            _check_context(model, config.window_tokens)
     pair = Pair(
-        teacher=None if teacher_model is None else _facts("teacher", teacher_model, teaching.directory),
-        student=_facts("student", student_model, ctx.input("student")),
+        teacher=None if teacher_model is None else _facts(teacher_model, teaching.directory),
+        student=_facts(student_model, ctx.input("student")),
         cache=ctx.cache,
         seed=config.seed,
     )
@@ -75,25 +84,39 @@ def load_models(
     if teacher_model is None:
         return Models(student, None, terms)
     reads = [term.objective.teacher_reads for term in terms]
-    teacher = _scoring(teacher_model, pair.teacher, reads, teaching.top_k).requires_grad_(False)
+    if teaching.top_k is not None and teaching.top_k > pair.teacher.view.vocab_size:
+        raise StageError(
+            f"teacher_top_k is {teaching.top_k:,}, but the teacher has {pair.teacher.view.vocab_size:,} tokens; lower "
+            "it, or use teacher_signal: full"
+        )
+    top_k = 0 if _scores_are_enough(losses) else teaching.top_k
+    teacher = _scoring(teacher_model, pair.teacher, reads, top_k).requires_grad_(False)
     return Models(student, teacher, terms)
 
 
-def _facts(side: str, model: nn.Module, directory: Path) -> ModelFacts:
-    view = ByteView.from_tokenizer(directory)
-    weight = model.get_output_embeddings().weight.detach()
-    if view.vocab_size > len(weight):
+def _scores_are_enough(losses: Sequence[LossEntry]) -> bool:
+    """Whether no objective looks at the teacher's predictions or hidden states."""
+    return all((entry.options.needs or capability(entry.name).needs) in GIVES["scores"] for entry in losses)
+
+
+def _check_context(model: nn.Module, window_tokens: int) -> None:
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and window_tokens > context:
         raise StageError(
-            f"the {side}'s tokenizer has {view.vocab_size:,} ids, but its output matrix only {len(weight):,} rows: "
-            "the last ids would have no probability. Use the tokenizer that the model was trained with"
+            f"window_tokens is {window_tokens:,}, but {model.name_or_path} reads at most {context:,} tokens; lower it"
         )
+
+
+def _facts(model: nn.Module, directory: Path) -> ModelFacts:
+    view = ByteView.from_tokenizer(directory)
+    OutputHead.of(model, view.vocab_size)  # before an objective looks for a row that is not there
     return ModelFacts(
         directory=directory,
         view=view,
         roles=special_roles_and_turns(AutoTokenizer.from_pretrained(directory)),
         width=model.config.hidden_size,
         layers=model.config.num_hidden_layers + 1,
-        output_weight=weight,
+        output_weight=model.get_output_embeddings().weight.detach(),
     )
 
 

@@ -50,6 +50,11 @@ class Stepper:
         self._steps = steps
         self._weights: Tensor | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """The losses' names; ``take`` returns a loss's value under its name."""
+        return [term.name for term in self._terms]
+
     def take(self, batches: Sequence[Batch], number: int, *, measure: bool = False) -> dict[str, float]:
         """Take step ``number`` (from 0) on this process's micro-batches; returns what there is to log.
 
@@ -57,7 +62,7 @@ class Stepper:
             measure: report every loss's gradient norm at the input of the output head too.
 
         Raises:
-            StageError: an objective has nothing to compare in the whole batch, or the gradient is not finite.
+            StageError: no objective has anything to compare in the whole batch, or the gradient is not finite.
         """
         measure = (measure or self._balancer is not None) and len(self._terms) > 1
         teachers = [self._teach(batch) for batch in batches]
@@ -81,7 +86,8 @@ class Stepper:
         gram = totals.pop("gram", None)
         if self._balancer is not None:
             self._weights = self._balance(gram, totals["losses"])
-        return self._values(totals, weights, gram) | {"gradient_norm": norm}
+        units = [float(part[0]) for part in statistics]
+        return self._values(totals, weights, gram, units) | {"gradient_norm": norm}
 
     def state(self) -> dict[str, Any] | None:
         """What a checkpoint must hold beside the backend's own: the next step's weights, and the balancer's state."""
@@ -104,9 +110,11 @@ class Stepper:
             for term in self._terms
         ]
         summed = self._backend.sum(torch.cat(local)).split([len(part) for part in local])
-        for term, part in zip(self._terms, summed, strict=True):
-            if part[0] == 0:
-                raise StageError(f"loss {term.name}: a whole batch has no unit to compare; raise batch_windows")
+        if not any(part[0] > 0 for part in summed):
+            raise StageError(
+                f"{', '.join(term.name for term in self._terms)}: a whole batch has nothing to compare; raise "
+                "batch_windows"
+            )
         return list(summed)
 
     def _forward(self, batch: Batch, teacher: Signals | None, statistics: Sequence[Tensor], measure: bool) -> Pass:
@@ -139,16 +147,22 @@ class Stepper:
         except ValueError as error:
             raise StageError(str(error)) from None
 
-    def _values(self, totals: dict[str, Tensor], weights: Tensor, gram: Tensor | None) -> dict[str, float]:
+    def _values(
+        self, totals: dict[str, Tensor], weights: Tensor, gram: Tensor | None, units: Sequence[float]
+    ) -> dict[str, float]:
         losses = totals.pop("losses")
         values = {"tokens": float(totals.pop("tokens")), "loss": float((weights * losses).sum())}
         for index, (term, loss, weight) in enumerate(zip(self._terms, losses, weights, strict=True)):
-            values[term.name] = float(loss)
+            values[f"{term.name}.units"] = units[index]
+            if units[index]:
+                values[term.name] = float(loss)
             if len(self._terms) > 1:
                 values[f"{term.name}.weight"] = float(weight)
             if gram is not None:
                 values[f"{term.name}.gradient_norm"] = float(gram[index, index].clamp(min=0).sqrt())
-        return values | {name: float(numerator / denominator) for name, (numerator, denominator) in totals.items()}
+        # What has no denominator in this step has no value: neither 0 nor a NaN, which is no JSON.
+        ratios = {name: pair.tolist() for name, pair in totals.items()}
+        return values | {name: over / under for name, (over, under) in ratios.items() if under}
 
 
 class _Sums:
@@ -169,11 +183,11 @@ class _Sums:
 
 
 def _shares(outputs: Sequence[LossOutput], statistics: Sequence[Tensor]) -> list[Tensor]:
-    """This micro-batch's share of every loss: its total over the global number of units."""
-    return [output.total / part[0].float() for output, part in zip(outputs, statistics, strict=True)]
+    """This micro-batch's share of every loss: its total over the global number of units; 0 where there are none."""
+    return [output.total / part[0].clamp(min=1).float() for output, part in zip(outputs, statistics, strict=True)]
 
 
 def _share_of_gram(gram: Tensor, statistics: Sequence[Tensor]) -> Tensor:
     """Inner products of the shares' gradients, from those of the totals'."""
-    counts = torch.stack([part[0] for part in statistics])
+    counts = torch.stack([part[0] for part in statistics]).clamp(min=1)
     return gram / counts[:, None] / counts

@@ -142,9 +142,10 @@ def _side(view: ByteView, encoding: Encoding, chunk: np.ndarray, span: slice, fi
     """The tokens of ``span`` after the prefix, with chunks counted from ``first_chunk``."""
     prefix = np.asarray(view.prefix_ids, dtype=np.int64)
     lengths = np.diff(encoding.byte_ends, prepend=0)
+    numbers = np.where(chunk[span] >= 0, chunk[span].astype(np.int64) - first_chunk, -1)
     return Side(
         ids=np.concatenate([prefix, encoding.ids[span].astype(np.int64)]),
-        chunk=np.concatenate([np.full(len(prefix), -1), chunk[span].astype(np.int64) - first_chunk]),
+        chunk=np.concatenate([np.full(len(prefix), -1), numbers]),
         lengths=np.concatenate([np.zeros(len(prefix), dtype=np.int64), lengths[span]]),
     )
 

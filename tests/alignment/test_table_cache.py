@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,22 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: bytes) -> None:
     assert build.calls == 2
     cached_arrays(tmp_path, "kind-1", "ab" * 32, build)
     assert build.calls == 2
+
+
+def test_all_who_ask_at_once_get_the_whole_table(tmp_path: Path) -> None:
+    # Threads share a process number, as processes in containers on two machines may.
+    askers, values = 8, np.arange(200_000)
+    start = threading.Barrier(askers)
+
+    def build() -> dict[str, np.ndarray]:
+        start.wait()
+        return {"values": values}
+
+    with ThreadPoolExecutor(askers) as pool:
+        found = [pool.submit(cached_arrays, tmp_path, "kind-1", "ab" * 32, build) for _ in range(askers)]
+    for each in found:
+        np.testing.assert_array_equal(each.result()["values"], values)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_without_a_directory_nothing_is_kept() -> None:

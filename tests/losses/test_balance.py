@@ -32,6 +32,14 @@ def test_worked_numbers() -> None:
     assert (weights @ gradients).tolist() == pytest.approx([0.27273, 0.81818], abs=5e-6)
 
 
+def test_a_gradient_that_vanishes_counts_as_none() -> None:
+    # A chunk probability of e^-500 leaves a gradient that is above 0 in name only.
+    squared_norms = torch.tensor([1e-68, 4e-5, 9e-8], dtype=torch.float64)
+    weights = gradmag_weights(squared_norms)
+    assert weights[0] == 0
+    assert weights[1:].tolist() == pytest.approx(gradmag_weights(squared_norms[1:]).tolist())
+
+
 def test_weighted_gradients_have_equal_norms_whatever_their_scale() -> None:
     norms = torch.tensor([1e-3, 1.0, 700.0])
     weights = gradmag_weights(norms.square())

@@ -260,8 +260,8 @@ def test_the_loss_is_that_of_the_literal_definition(seed, k, whitespace_rows):
         assert loss.metrics["exact"].tolist() == [exact, units]
     numerator, denominator = loss.metrics["mass"].tolist()
     assert numerator == pytest.approx(denominator, abs=1e-5)
-    shares = sum(loss.metrics[name][0] for name in ("coverage", "withheld", "excluded"))
-    assert shares == loss.metrics["coverage"][1] == student.scored.sum()
+    shares = sum(loss.metrics[name][0] for name in ("token_coverage", "withheld", "excluded"))
+    assert shares == loss.metrics["token_coverage"][1] == student.scored.sum()
     assert loss.total.item() >= -1e-9
 
 
@@ -282,7 +282,7 @@ def test_one_tokenizer_gives_the_ordinary_divergence(seed):
     scored = side.scored.flatten().nonzero().squeeze(1) - 1
     assert loss.count.item() == len(scored)
     assert loss.total.item() == pytest.approx((q[scored] * (q[scored] / p[scored]).log()).sum().item(), rel=1e-9)
-    assert loss.metrics["exact"].tolist() == loss.metrics["coverage"].tolist() == [len(scored)] * 2
+    assert loss.metrics["exact"].tolist() == loss.metrics["token_coverage"].tolist() == [len(scored)] * 2
 
 
 @settings(max_examples=15, deadline=None)

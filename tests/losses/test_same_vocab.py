@@ -184,6 +184,14 @@ def test_parameters_are_checked_against_the_divergence() -> None:
         row_divergence("kl", beta=0.1)
 
 
+@pytest.mark.parametrize(("skewed", "plain"), [(skew_kl, kl), (skew_reverse_kl, reverse_kl)])
+def test_no_skew_is_the_plain_divergence_however_far_apart(skewed, plain) -> None:
+    teacher, student = (torch.tensor([row]).log_softmax(-1) for row in ((0.0, -40.0, -5.0), (-40.0, 0.0, -60.0)))
+    assert skewed(teacher, student, 0.0).item() == pytest.approx(plain(teacher, student).item(), rel=1e-6)
+    (found,) = torch.autograd.grad(skewed(teacher, student.requires_grad_(), 0.0).sum(), student)
+    assert found.isfinite().all()
+
+
 def test_temperature_softens_logits() -> None:
     logits = torch.tensor([1.0, 3.0, -2.0], dtype=torch.float64)
     powers = logits.exp() ** (1 / 2.5)

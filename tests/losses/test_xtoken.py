@@ -189,6 +189,13 @@ def test_h_kl_moves_the_other_tokens_towards_the_mass_that_they_should_have():
     assert float(gradient[0, 1]) == pytest.approx(2 / 3 * (0.1 - 0.3) - 1 / 3 * 0.4 * 0.1, rel=1e-9)
 
 
+def test_h_kl_leaves_out_what_a_student_whose_vocabulary_lies_inside_the_teachers_cannot_say():
+    loss = hybrid_loss(
+        head([[0.5, 0.2, 0.3]]), head([[0.4, 0.6]]), entries([[1, 0, 0], [0, 1, 0]]), chunk_tokens([0], [0]), top_k=9
+    )
+    assert float(loss.total) == pytest.approx(2 / 3 * kl([0.5, 0.2], [0.4, 0.6]) + 1 / 3 * 0.3, rel=1e-12)
+
+
 def test_h_kl_compares_the_largest_others_only():
     matrix = entries([[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     q, p = [0.4, 0.3, 0.2, 0.1], [0.5, 0.1, 0.4]

@@ -47,8 +47,10 @@ def test_one_choice_of_layers_has_one_spelling_so_that_it_has_one_cache_key() ->
     ("layers", "said"),
     [
         ([], "name at least one layer, or use last or all"),
-        ("first", "'all'"),
-        ([[1, 2, 3]], "at most 2"),
+        ("first", "last, all, a list of layers"),
+        (3, "last, all, a list of layers"),
+        ([[1, 2, 3]], r"pairs as \[\[teacher, student\]"),
+        ([True], "a list of layers"),
         ([1, [1, 1]], "named twice"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,18 @@ def test_a_prompt_is_a_beginning_that_fits(text, limit):
     assert prompt
     assert text.startswith(prompt)
     assert len(prompt.encode()) <= limit
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_a_teacher_with_damaged_weights_is_refused(tmp_path, teacher, documents, temperature):
+    damaged = tmp_path / "teacher"
+    shutil.copytree(teacher, damaged)
+    model = AutoModelForCausalLM.from_pretrained(damaged)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(damaged)
+    with pytest.raises(StageError, match="logits are not finite: its weights are damaged"):
+        run(context(tmp_path, damaged, documents, temperature=temperature))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_tokens_are_drawn_as_often_as_the_nucleus_has_them():

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alignment.byte_view import ByteView
-from losses.chunks import AlignedRows, aligned_rows, token_coverage
+from losses.chunks import AlignedRows, aligned_rows
 from losses.output import LossOutput
 from losses.same_vocab import row_divergence, same_vocabulary_loss
 from losses.strict import strict_loss
@@ -17,6 +17,7 @@ from stages.stage import StageError
 from stages.training.data import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
+from stages.training.objectives.coverage import with_chunk_coverage
 
 
 class SameVocabulary:
@@ -39,7 +40,8 @@ class SameVocabulary:
 
     def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
         rows = _one_to_one(batch)
-        return self._loss(teacher.predictions.at(rows.teacher), student.head.at(rows.student))
+        output = self._loss(teacher.predictions.at(rows.teacher), student.head.at(rows.student))
+        return with_chunk_coverage(output, batch, rows.chunk)
 
 
 class Strict:
@@ -70,7 +72,7 @@ class Strict:
         rows = _one_to_one(batch)
         shared = (ids.to(student.head.hidden.device) for ids in self._shared)
         output = self._loss(teacher.predictions.at(rows.teacher), student.head.at(rows.student), *shared)
-        return output._replace(metrics=output.metrics | {"kept_tokens": _kept_tokens(batch, rows)})
+        return with_chunk_coverage(output, batch, rows.chunk)
 
 
 def _one_to_one(batch: Batch) -> AlignedRows:
@@ -81,13 +83,6 @@ def _one_to_one(batch: Batch) -> AlignedRows:
 
 def _count(rows: AlignedRows) -> Tensor:
     return torch.tensor([len(rows.student)], dtype=torch.float64, device=rows.student.device)
-
-
-def _kept_tokens(batch: Batch, rows: AlignedRows) -> Tensor:
-    """The student's tokens that are compared, of those that are scored: a metric [2]."""
-    kept = batch.student.chunk.new_zeros(len(batch.student.ids) * batch.num_chunks)
-    kept[rows.chunk] = 1
-    return token_coverage(batch.student.scored, batch.student.chunk, kept.view(-1, batch.num_chunks))
 
 
 def _check_one_vocabulary(teacher: ByteView, student: ByteView) -> None:

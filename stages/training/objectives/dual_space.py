@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from losses.chunks import aligned_rows
 from losses.dskd import cross_model_attention, dual_space_loss, head_projection, moments, standard_deviation
-from losses.output import LossOutput, ratio
+from losses.output import LossOutput
 from losses.same_vocab import row_divergence
 from losses.scores import IGNORE_INDEX
 from stages.objectives.dual_space import DskdOptions
@@ -17,6 +17,7 @@ from stages.stage import StageError
 from stages.training.data import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
+from stages.training.objectives.coverage import with_unit_coverage
 from stages.training.objectives.projection import project, random_layer
 
 
@@ -47,8 +48,7 @@ class Dskd:
             temperature=self._temperature,
             teacher_row_weight=(student_rows / teacher_rows).float(),
         )
-        kept = ratio(output.count, batch.student.scored.sum())
-        return output._replace(metrics=output.metrics | {"kept_tokens": kept})
+        return with_unit_coverage(output, batch)
 
 
 class _Met(NamedTuple):

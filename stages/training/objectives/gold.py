@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.chunks import chunk_valid
 from losses.gold import VocabularySplit, comparable_spans, gold_loss, merged_spans, split_vocabularies
-from losses.output import LossOutput, ratio
+from losses.output import LossOutput
 from stages.objectives.gold import GoldOptions
 from stages.stage import StageError
 from stages.training.data import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
+from stages.training.objectives.coverage import with_chunk_coverage
 
 
 class Gold:
@@ -48,8 +48,7 @@ class Gold:
             common_weight=self._weights[0],
             rest_weight=self._weights[1],
         )
-        predicted = chunk_valid(batch.student.scored, batch.student.chunk, batch.num_chunks).sum()
-        return output._replace(metrics=output.metrics | {"compared": ratio(output.count, predicted)})
+        return with_chunk_coverage(output, batch, spans)
 
 
 def _split(pair: Pair) -> VocabularySplit:

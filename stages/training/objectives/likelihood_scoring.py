@@ -10,12 +10,13 @@ from alignment.byte_models import byte_model
 from alignment.cover_encodings import NotASubset, decomposition_tree
 from losses.coverings import SymbolTree
 from losses.likelihood_scoring import ScoredRows, likelihood_scoring_loss, scored_student_rows
-from losses.output import LossOutput, ratio
+from losses.output import LossOutput
 from stages.objectives.likelihood_scoring import LikelihoodScoringOptions
 from stages.stage import StageError
 from stages.training.data import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
+from stages.training.objectives.coverage import with_unit_coverage
 
 
 class LikelihoodScoring:
@@ -50,7 +51,7 @@ class LikelihoodScoring:
 
     def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
         loss = likelihood_scoring_loss(teacher.predictions, student.head, self._rows(batch, teacher), self._tree)
-        return loss._replace(metrics=loss.metrics | {"coverage": ratio(loss.count, batch.student.scored.sum())})
+        return with_unit_coverage(loss, batch)
 
     def _rows(self, batch: Batch, teacher: Signals) -> ScoredRows:
         self._tree = self._tree.to(batch.student.ids.device)

@@ -25,6 +25,7 @@ from stages.stage import StageError
 from stages.training.data import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import ModelFacts, Pair
+from stages.training.objectives.coverage import with_chunk_coverage
 
 _VERSION = 1
 """Of the tables; raise it when the same vocabularies give others."""
@@ -56,13 +57,14 @@ class XToken:
         rows = _rows(batch, one_to_one=not self._chain_rule)
         self._projection = self._projection.to(student.hidden.device)
         loss = projected_kl_loss if self._options.variant == "p_kl" else hybrid_loss
-        return loss(
+        output = loss(
             teacher.predictions.at(rows.teacher),
             student.head.at(rows.student),
             self._projection,
             self._chunk_tokens(batch, teacher, student, rows),
             top_k=self._options.top_k,
         )
+        return with_chunk_coverage(output, batch, rows.chunk)
 
     def _chunk_tokens(self, batch: Batch, teacher: Signals, student: Signals, rows: AlignedRows) -> ChunkTokens:
         firsts, rests = [], []
@@ -94,12 +96,13 @@ class MinEd:
     def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
         rows = _rows(batch, one_to_one=True)
         self._nearest = self._nearest.to(student.hidden.device)
-        return mined_loss(
+        output = mined_loss(
             teacher.predictions.at(rows.teacher),
             student.head.at(rows.student),
             self._nearest,
             temperature=self._options.temperature,
         )
+        return with_chunk_coverage(output, batch, rows.chunk)
 
 
 class Cdm:
@@ -127,7 +130,7 @@ class Cdm:
         rows = _rows(batch, one_to_one=self._options.chunks == "one_to_one")
         device = student.hidden.device
         self._of_teacher, self._of_student = self._of_teacher.to(device), self._of_student.to(device)
-        return cdm_loss(
+        output = cdm_loss(
             teacher.predictions.at(rows.teacher),
             student.head.at(rows.student),
             self._of_teacher,
@@ -135,6 +138,7 @@ class Cdm:
             top_k=self._options.top_k,
             temperature=self._options.temperature,
         )
+        return with_chunk_coverage(output, batch, rows.chunk)
 
 
 class PairTokens:

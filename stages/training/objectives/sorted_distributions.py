@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from losses.multilevel_ot import multilevel_ot_loss
-from losses.output import LossOutput, ratio
+from losses.output import LossOutput
 from losses.position_pairs import PositionPairs, aligned_positions, paired_positions
 from losses.uld import uld_loss
 from stages.objectives.sorted_distributions import MultiLevelOtOptions, Positions, UldOptions
 from stages.training.data import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
+from stages.training.objectives.coverage import with_unit_coverage
 
 
 class Uld:
@@ -32,7 +33,7 @@ class Uld:
         output = uld_loss(
             teacher.predictions.at(pairs.teacher), student.head.at(pairs.student), top_k=self._options.top_k
         )
-        return _with_coverage(output, batch)
+        return with_unit_coverage(output, batch)
 
 
 class MultiLevelOt:
@@ -60,7 +61,7 @@ class MultiLevelOt:
             regularization=self._options.regularization,
             iterations=self._options.iterations,
         )
-        return _with_coverage(output, batch)
+        return with_unit_coverage(output, batch)
 
 
 def _pairs(batch: Batch, positions: Positions) -> PositionPairs:
@@ -71,9 +72,3 @@ def _pairs(batch: Batch, positions: Positions) -> PositionPairs:
 
 def _num_pairs(batch: Batch, positions: Positions) -> Tensor:
     return torch.tensor([len(_pairs(batch, positions).student)], dtype=torch.float64, device=batch.student.ids.device)
-
-
-def _with_coverage(output: LossOutput, batch: Batch) -> LossOutput:
-    """Add the metric ``compared``: the share of the student's scored tokens whose prediction took part."""
-    compared = ratio(output.count, batch.student.scored.sum())
-    return output._replace(metrics=output.metrics | {"compared": compared})

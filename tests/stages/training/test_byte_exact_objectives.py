@@ -49,7 +49,7 @@ def test_every_student_token_of_a_cut_vocabulary_has_a_target(subset):
     batch = subset.batch()
     found = evaluate(subset, subset.build("likelihood_scoring"), batch)
     assert int(found.count) == int(comparable(batch).sum())
-    assert found.metrics["coverage"].tolist() == [int(found.count), int(batch.student.scored.sum())]
+    assert found.metrics["token_coverage"].tolist() == [int(found.count), int(batch.student.scored.sum())]
 
 
 def dense_loss(world: World, batch: Batch, q: Tensor, p: Tensor) -> float:

@@ -46,7 +46,7 @@ def test_strict_on_one_vocabulary_keeps_every_token_and_all_mass(identical):
     whole = evaluate(identical, identical.build("same_vocabulary"), identical.batch())
     assert strict.count == whole.count
     torch.testing.assert_close(strict.total, whole.total)
-    for share in (strict.metrics["kept_tokens"], strict.metrics["teacher_shared_mass"]):
+    for share in (strict.metrics["token_coverage"], strict.metrics["teacher_shared_mass"]):
         assert float(share[0] / share[1]) == pytest.approx(1)
 
 
@@ -59,7 +59,7 @@ def test_strict_compares_where_both_cut_alike_and_reports_the_rest(pair):
             single += all(len(place) == 1 and place[0] > 0 for place in places)
     found = evaluate(pair, pair.build("strict", top_k=4), batch)
     assert found.count == single
-    kept, scored = found.metrics["kept_tokens"]
+    kept, scored = found.metrics["token_coverage"]
     assert (kept, scored) == (single, batch.student.scored.sum())
     mass, rows = found.metrics["teacher_shared_mass"]
     assert rows == single

@@ -52,7 +52,7 @@ def _launch(
     (root / "attempt" / "outcome.json").unlink(missing_ok=True)
     config = DistillConfig(
         losses=options.pop("losses", LOSSES), steps=steps, batch_windows=8, micro_batch_windows=2, window_tokens=48,
-        learning_rate=1e-3, dtype=dtype, log_every=1, **options,
+        learning_rate=options.pop("learning_rate", 1e-3), dtype=dtype, log_every=1, **options,
     )  # fmt: skip
     job = {
         "schema_version": 2,
@@ -90,11 +90,11 @@ def plain(world, tmp_path_factory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("zero", [1, 2, 3])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_two_processes_give_the_losses_and_weights_of_one(world, plain, tmp_path, zero):
     done = _launch(world, tmp_path, processes=2, zero=zero)
     assert done.returncode == 0, done.stderr
-    for name in ("loss", "alm", "cross_entropy", "hidden_states", "alm.gradient_norm"):
+    for name in ("loss", "alm", "cross_entropy", "hidden_states", "alm.gradient_norm", "gradient_norm"):
         assert _curve(tmp_path, name) == pytest.approx(_curve(plain, name), rel=1e-5, abs=1e-7), name
     expected, sharded = (load_file(root / "out" / "model.safetensors") for root in (plain, tmp_path))
     assert expected.keys() == sharded.keys()
@@ -132,6 +132,14 @@ def test_bf16_with_sharded_master_weights_follows_the_plain_run(world, plain, tm
     # The bf16 forward pass rounds to three digits; a wrong scale of loss or gradient would show in the first.
     assert _curve(tmp_path, "loss") == pytest.approx(_curve(plain, "loss"), rel=2e-2)
     assert load_file(tmp_path / "out" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_a_gradient_that_is_not_finite_ends_the_run(world, tmp_path, zero):
+    done = _launch(world, tmp_path, processes=2, zero=zero, losses=["cross_entropy"], learning_rate=1e30)
+    assert done.returncode not in (0, EXIT_INTERRUPTED)
+    assert "the gradient is not finite; lower learning_rate" in done.stdout + done.stderr
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_an_interrupted_sharded_run_goes_on_where_it_was(world, plain, tmp_path):

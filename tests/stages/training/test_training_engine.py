@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,8 +128,10 @@ def test_an_interrupted_run_ends_bitwise_like_an_uninterrupted_one(world, tmp_pa
     assert _curve(tmp_path / "straight", "loss") == _curve(tmp_path / "resumed", "loss")
 
 
-def test_gradmag_weights_survive_a_resume(world, tmp_path):
-    options = {"losses": [{"alm": {}}, {"cross_entropy": {}}], "combine": "gradmag", "dtype": "fp32", "log_every": 1}
+@pytest.mark.parametrize("combine", ["gradmag", "gradnorm", "pcgrad"])
+def test_balanced_weights_and_projectors_survive_a_resume(world, tmp_path, combine):
+    losses = [{"alm": {"gamma": 0.0, "temperature": 20.0}}, {"cross_entropy": {}}, {"dskd": {}}]
+    options = {"losses": losses, "combine": combine, "dtype": "fp32", "log_every": 1}
     expected = _distill(world, tmp_path / "straight", **options)
     with pytest.raises(StageInterrupted):
         _distill(world, tmp_path / "resumed", context={"should_stop": _StopAfter(3)}, **options)
@@ -152,6 +155,17 @@ def test_a_corrupted_checkpoint_falls_back_to_the_previous_one_and_says_so(world
         assert torch.equal(tensor, resumed[name]), name
 
 
+def test_a_line_of_progress_has_every_loss_where_there_are_several(world, tmp_path):
+    several, one = [], []
+    losses = [ALM, "cross_entropy"]
+    _distill(world, tmp_path / "several", steps=1, losses=losses, context={"progress": several.append})
+    _distill(world, tmp_path / "one", steps=1, losses=losses[1:], context={"progress": one.append})
+    (step,) = (line for line in several if line.startswith("step 1/1"))
+    point = json.loads((tmp_path / "several" / "out" / "training.jsonl").read_text())
+    assert f"loss {point['loss']:.4f} (alm {point['alm']:.4g}, cross_entropy {point['cross_entropy']:.4g})" in step
+    assert not any("cross_entropy" in line for line in one)
+
+
 def test_the_seed_decides_the_run(world, tmp_path):
     first = _distill(world, tmp_path / "a", seed=1, steps=2)
     again = _distill(world, tmp_path / "b", seed=1, steps=2)
@@ -159,6 +173,24 @@ def test_the_seed_decides_the_run(world, tmp_path):
     name = "model.embed_tokens.weight"
     assert torch.equal(first[name], again[name])
     assert not torch.equal(first[name], other[name])
+
+
+def test_dropout_depends_on_the_seed_and_the_step_alone(world, tmp_path):
+    # Not on what the process drew before, nor on where an earlier attempt broke off.
+    student = tmp_path / "student"
+    shutil.copytree(world["student"], student)
+    config = json.loads((student / "config.json").read_text())
+    (student / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.3}))
+    options = {"losses": ["cross_entropy"], "steps": 4, "dtype": "fp32"}
+    first = _distill(world | {"student": student}, tmp_path / "first", **options)
+    with pytest.raises(StageInterrupted):
+        _distill(world | {"student": student}, tmp_path / "b", context={"should_stop": _StopAfter(2)}, **options)
+    torch.rand(1)
+    resumed = _distill(world | {"student": student}, tmp_path / "b", **options)
+    without = _distill(world, tmp_path / "without", **options)
+    name = "model.embed_tokens.weight"
+    assert torch.equal(first[name], resumed[name])
+    assert not torch.equal(first[name], without[name])
 
 
 def test_the_exported_directory_loads_without_our_code(world, tmp_path):
@@ -233,3 +265,17 @@ def test_padding_rows_of_the_vocabulary_get_no_probability(world, tmp_path, tiny
 
 def test_alm_without_debiasing_still_merges_by_the_boundary(world, tmp_path):
     _distill(world, tmp_path, losses=[{"alm": {"debias": False, "gamma": 0.01}}], steps=2)
+
+
+def test_a_batch_in_which_a_loss_finds_nothing_is_no_end(world, tmp_path):
+    """Chunks of one student token alone count, of which single windows may have none; cross-entropy goes on."""
+    said: list[str] = []
+    options = {"losses": [{"dpca": {"max_chunk_tokens": 1}}, {"cross_entropy": {}}], "batch_windows": 1, "steps": 8}
+    swapped = world | {"teacher": world["student"], "student": world["teacher"]}
+    _distill(swapped, tmp_path, **options, window_tokens=8, log_every=1, context={"progress": said.append})
+    curve = [json.loads(line) for line in (tmp_path / "out" / "training.jsonl").read_text().splitlines()]
+    idle = [point for point in curve if point["dpca.units"] == 0]
+    assert idle
+    assert len(idle) < len(curve)
+    assert all("dpca" not in point and point["cross_entropy"] > 0 for point in idle)
+    assert sum("dpca found nothing to compare" in line for line in said) == 1

@@ -6,12 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.distill import Distill, DistillConfig
 from stages.objectives.base import schedule_factor
 from stages.objectives.capabilities import CAPABILITIES, GIVES, usable_with
 from stages.stage import StageContext, StageError
+from stages.training.aligner import DocumentAligner
+from stages.training.data import collate
+from stages.training.pairing import Teaching, load_models
+from stages.training.windows import Document
 
 
 @pytest.mark.parametrize("signal", ["scores", "top_k"])
@@ -29,7 +34,7 @@ def test_an_objective_is_refused_exactly_where_the_table_says_that_the_signal_is
 
 def test_options_may_need_more_than_the_table_says():
     losses = [{"xtoken": {"variant": "h_kl"}}]
-    with pytest.raises(ValueError, match="xtoken needs the teacher's whole distribution"):
+    with pytest.raises(ValueError, match="xtoken with these options needs the teacher's whole distribution"):
         DistillConfig(steps=1, losses=losses, teacher_signal="top_k")
 
 
@@ -82,8 +87,23 @@ def test_a_tokenizer_with_more_ids_than_its_model_has_rows(tiny_model_dir, tiny_
     first, second = tiny_tokenizer_dirs
     teacher = tiny_model_dir(first)
     AutoTokenizer.from_pretrained(second).save_pretrained(teacher)
-    with pytest.raises(StageError, match=r"the teacher's tokenizer has \d+ ids, but its output matrix only \d+ rows"):
+    with pytest.raises(StageError, match=r"the teacher: the tokenizer has ids up to \d+, the model has only \d+"):
         _run(teacher, tiny_model_dir(second), tmp_path)
+
+
+@pytest.mark.parametrize("short", ["teacher", "student"])
+def test_windows_longer_than_a_models_context(tiny_model_dir, tiny_tokenizer_dirs, tmp_path, short):
+    models = dict(zip(("teacher", "student"), map(tiny_model_dir, tiny_tokenizer_dirs), strict=True))
+    config = models[short] / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 48}))
+    with pytest.raises(StageError, match=f"window_tokens is 64, but the {short} reads at most 48 tokens; lower it"):
+        _run(models["teacher"], models["student"], tmp_path, losses=["strict"], window_tokens=64)
+
+
+def test_more_top_tokens_than_the_teacher_has(tiny_model_dir, tiny_tokenizer_dirs, tmp_path):
+    teacher, student = (tiny_model_dir(directory) for directory in tiny_tokenizer_dirs)
+    with pytest.raises(StageError, match=r"teacher_top_k is 9,999, but the teacher has \d+ tokens"):
+        _run(teacher, student, tmp_path, losses=["bpm"], teacher_signal="top_k", teacher_top_k=9999)
 
 
 def test_a_teacher_that_gives_no_distribution(tiny_model_dir, tiny_tokenizer_dirs, tmp_path):
@@ -91,7 +111,7 @@ def test_a_teacher_that_gives_no_distribution(tiny_model_dir, tiny_tokenizer_dir
     model = AutoModelForCausalLM.from_pretrained(teacher)
     model.model.norm.weight.data[3] = float("nan")
     model.save_pretrained(teacher)
-    with pytest.raises(StageError, match="the teacher's logits are not finite"):
+    with pytest.raises(StageError, match="the logits of the teacher are not finite"):
         _run(teacher, tiny_model_dir(tiny_tokenizer_dirs[1]), tmp_path)
 
 
@@ -99,3 +119,27 @@ def test_one_vocabulary_is_asked_for_where_it_is_needed(tiny_model_dir, tiny_tok
     teacher, student = (tiny_model_dir(directory) for directory in tiny_tokenizer_dirs)
     with pytest.raises(StageError, match="same_vocabulary"):
         _run(teacher, student, tmp_path, losses=["same_vocabulary"])
+
+
+@pytest.mark.parametrize(
+    ("losses", "top_k", "predictions", "states"),
+    [
+        (["alm", "dpca", "cross_entropy"], None, False, False),
+        (["alm", "dpca", "cross_entropy"], 4, False, False),
+        (["alm", "bpm"], 4, True, False),
+        (["alm", "bpm"], None, True, True),
+    ],
+)
+def test_a_step_holds_no_more_of_the_teacher_than_objectives_read(
+    tiny_tokenizer_dirs, tiny_model_dir, tmp_path, losses, top_k, predictions, states
+):
+    # It holds it for all its micro-batches at once, so hidden states that nobody reads would fill the memory.
+    teacher, student = (tiny_model_dir(directory, seed=seed) for seed, directory in enumerate(tiny_tokenizer_dirs))
+    config = DistillConfig(losses=losses, steps=1)
+    ctx = StageContext(config=config, inputs={"student": {"s": student}}, work=tmp_path, out=tmp_path)
+    models = load_models(ctx, config, config.losses, Teaching(teacher, top_k), torch.device("cpu"))
+    document = Document("d", "The quick brown fox jumps over the lazy dog.", 1.0)
+    batch = collate(DocumentAligner(teacher, student, 32)(document, 0, 0))
+    signals = models.teacher.score(batch.teacher)
+    assert signals.label_logp is not None
+    assert (signals.predictions is not None, signals.hidden is not None) == (predictions, states)

@@ -98,6 +98,20 @@ def test_what_a_tokenizer_rewrites_is_left_out_and_accounted_for(tiny_tokenizer_
     assert account["warnings"][0].startswith("the teacher's tokenizer rewrites 1 of 2 documents, first d/1")
 
 
+def test_rewritten_text_is_in_no_chunk_of_any_window(tiny_tokenizer_dirs, tmp_path):
+    teacher, student = tiny_tokenizer_dirs
+    lower = AutoTokenizer.from_pretrained(teacher)
+    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
+    lower.save_pretrained(tmp_path)
+    windows = DocumentAligner(tmp_path, student, 16)(Document("d", "the dog and The Fox. " * 8, 1.0), 0, 0)
+    assert len(windows) > 2
+    for window in windows:
+        for side in (window.teacher, window.student):
+            assert set(side.chunk.tolist()) - {-1} == set(range(window.num_chunks))
+    # Not only before the first chunk: chunks are counted from 0 in every window, what is in none is not.
+    assert all((window.student.chunk == -1).any() for window in windows[1:])
+
+
 def test_a_conversation_scores_the_assistant_only_on_both_native_renderings(tiny_chat_dirs):
     aligner = DocumentAligner(*tiny_chat_dirs, 512)
     (window,) = aligner(Document("c/0", "", 1.0, CHAT), 0, 0)
