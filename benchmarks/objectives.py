@@ -99,35 +99,32 @@ def cost(run: Path, arm: str) -> tuple[float, float]:
 
 
 def table(run: Path, arms: dict[str, tuple[str, int]]) -> str:
-    """The table: one row an objective, mean over its seeds, sorted by fidelity to the teacher."""
+    """The table: one row an objective, mean over its seeds, sorted by fidelity to the teacher over all domains."""
     report = json.loads((run / "stages" / "evaluate" / "out" / "report.json").read_text(encoding="utf-8"))["models"]
 
-    def measure(model: str, name: str, domains: tuple[str, ...]) -> float:
-        return statistics.mean(report[model]["domains"][domain][name] for domain in domains)
-
-    def cells(models: list[str]) -> list[str]:
-        found = []
+    def cell(models: list[str], domain: str) -> str:
+        figures = []
         for name in ("bits_per_byte", "agreement_nats"):
-            for domains in (TRAINED, UNTRAINED):
-                values = [measure(model, name, domains) for model in models]
-                spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-                found.append(f"{statistics.mean(values):.3f}{spread}")
-        return found
+            values = [report[model]["domains"][domain][name] for model in models]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            figures.append(f"{statistics.mean(values):.3f}{spread}")
+        return ", ".join(figures)
 
+    domains = (*TRAINED, *UNTRAINED)
     lines = [
-        "| objective | seeds | bits/byte, trained | untrained | nats a chunk to the teacher, trained | untrained "
-        "| seconds a step | peak GiB |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| objective | seeds | {' | '.join(domains)} | seconds a step | peak GiB |",
+        "|---" * (len(domains) + 4) + "|",
     ]
     for model in ("teacher", "init"):
-        lines.append("| " + " | ".join([model, "", *cells([model]), "", ""]) + " |")
+        lines.append(f"| {model} | | {' | '.join(cell([model], domain) for domain in domains)} | | |")
     rows = []
     for objective in dict.fromkeys(objective for objective, _ in arms.values()):
         models = [arm for arm, (name, _) in arms.items() if name == objective]
         seconds, memory = zip(*(cost(run, arm) for arm in models), strict=True)
-        figures = [f"{statistics.mean(seconds):.2f}", f"{max(memory):.2f}"]
-        fidelity = statistics.mean(measure(model, "agreement_nats", TRAINED) for model in models)
-        rows.append((fidelity, "| " + " | ".join([objective, str(len(models)), *cells(models), *figures]) + " |"))
+        cells = [objective, str(len(models)), *(cell(models, domain) for domain in domains)]
+        cells += [f"{statistics.mean(seconds):.2f}", f"{max(memory):.2f}"]
+        fidelity = [report[model]["domains"][domain]["agreement_nats"] for model in models for domain in domains]
+        rows.append((statistics.mean(fidelity), f"| {' | '.join(cells)} |"))
     return "\n".join([*lines, *(line for _, line in sorted(rows))])
 
 
