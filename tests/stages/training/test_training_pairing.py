@@ -44,10 +44,25 @@ def test_two_objectives_that_train_a_projection_are_refused():
         DistillConfig(steps=1, losses=losses)
 
 
-def test_balancing_needs_gradients_at_the_last_hidden_state():
-    losses = [{"hidden_states": {"layers": [1]}}, "cross_entropy"]
+@pytest.mark.parametrize(
+    ("layers", "reaches"),
+    [
+        ([-1], True),
+        ("last", True),
+        ([[1, -1]], True),
+        ([1], False),
+        ([[-1, 1]], False),
+        ([1, -1], False),
+        ("all", False),
+    ],
+)
+def test_balancing_needs_gradients_at_the_last_hidden_state(layers, reaches):
+    options = {"losses": [{"hidden_states": {"layers": layers}}, "cross_entropy"], "combine": "gradmag"}
+    if reaches:
+        DistillConfig(steps=1, **options)
+        return
     with pytest.raises(ValueError, match="which hidden_states leaves alone"):
-        DistillConfig(steps=1, losses=losses, combine="gradmag")
+        DistillConfig(steps=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +158,16 @@ def test_a_step_holds_no_more_of_the_teacher_than_objectives_read(
     signals = models.teacher.score(batch.teacher)
     assert signals.label_logp is not None
     assert (signals.predictions is not None, signals.hidden is not None) == (predictions, states)
+    if predictions:
+        known = torch.isfinite(signals.predictions.log_probs(slice(None))).sum(dim=1)
+        assert set(known.tolist()) == {top_k or signals.predictions.vocab_size}
+
+
+def test_objectives_see_as_many_top_tokens_as_the_recipe_says(tiny_tokenizer_dirs, tiny_model_dir, tmp_path):
+    teacher, student = (tiny_model_dir(directory, seed=seed) for seed, directory in enumerate(tiny_tokenizer_dirs))
+    seen = {}
+    for top_k in (2, 200):
+        root = tmp_path / str(top_k)
+        _run(teacher, student, root, losses=["bpm"], teacher_signal="top_k", teacher_top_k=top_k, log_every=1)
+        seen[top_k] = json.loads((root / "out" / "training.jsonl").read_text())["loss"]
+    assert seen[2] != pytest.approx(seen[200], rel=1e-3)
