@@ -80,6 +80,15 @@ def anchors(
     return source_ids[first].astype(np.int32), target_ids[first].astype(np.int32)
 
 
+def unused_rows(view: ByteView, rows: int) -> np.ndarray:
+    """bool [rows]: rows of a model's matrix that no text uses: padding, gaps of the vocabulary, reserved tokens."""
+    unused = np.ones(rows, dtype=bool)
+    known = min(view.vocab_size, rows)
+    unused[:known] = token_flags(view).reserved[:known]
+    unused[view.missing_ids[view.missing_ids < rows]] = True
+    return unused
+
+
 def _excluded(view: ByteView, policy: AnchorPolicy, digit_schemes_clash: bool) -> np.ndarray:
     """bool [V]: tokens that the policy rules out, whatever they are matched with."""
     flags = token_flags(view)

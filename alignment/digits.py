@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,6 +10,14 @@ import numpy as np
 DigitScheme = Literal["single", "up_to_3_left", "up_to_3_right", "free", "none"]
 
 _DIGITS = "31415926535897932384626433832795028841971693993751058209749445923078164062862089986280"
+
+_FORCED_CUTS: dict[DigitScheme, Callable[[int], Iterable[int]]] = {
+    "single": lambda length: range(1, length),
+    "up_to_3_left": lambda length: range(3, length, 3),
+    "up_to_3_right": lambda length: range(length - 3, 0, -3),
+    "free": lambda length: (),
+}
+"""Scheme -> where it cuts a number of so many digits, the strictest scheme first."""
 
 
 def probes() -> list[str]:
@@ -19,17 +27,15 @@ def probes() -> list[str]:
 
 def scheme_of(numbers: Sequence[str], byte_ends: Sequence[np.ndarray]) -> DigitScheme:
     """The scheme that the token ends of some numbers have in common; never ``none``."""
-    cuts = [set(ends.tolist()) for ends in byte_ends]
-    lengths = [len(digits) for digits in numbers]
-    forced_cuts: dict[DigitScheme, list[Iterable[int]]] = {
-        "single": [range(1, length) for length in lengths],
-        "up_to_3_left": [range(3, length, 3) for length in lengths],
-        "up_to_3_right": [range(length - 3, 0, -3) for length in lengths],
-    }
-    for scheme, forced in forced_cuts.items():
-        if all(found.issuperset(required) for found, required in zip(cuts, forced, strict=True)):
-            return scheme
-    return "free"
+    return next(scheme for scheme in _FORCED_CUTS if cuts_as(scheme, numbers, byte_ends))
+
+
+def cuts_as(scheme: DigitScheme, numbers: Sequence[str], byte_ends: Sequence[np.ndarray]) -> bool:
+    """Whether the tokens of all numbers end wherever the scheme cuts; they may end elsewhere too."""
+    forced = _FORCED_CUTS[scheme]
+    return all(
+        set(ends.tolist()).issuperset(forced(len(number))) for number, ends in zip(numbers, byte_ends, strict=True)
+    )
 
 
 def _digit_strings(length: int) -> list[str]:

@@ -69,7 +69,8 @@ class TokenIndex:
         token = self.strings.get(name)
         token = self.find(name.encode()) if token is None else token
         if token is None:
-            near = difflib.get_close_matches(name, self.strings, n=3)
+            spaced = [other for other in (f" {name}", name.lstrip(" ")) if self.find(other.encode()) is not None]
+            near = spaced or difflib.get_close_matches(name, self.strings, n=3)
             hint = f"; close to it are {', '.join(map(repr, near))}" if near else ""
             raise UnknownToken(
                 f"tokenizer {self.view.name!r} has no token {name!r}{hint}. "

@@ -44,7 +44,7 @@ def describe(
     covered = alignment.match != Match.NONE
     decomposed = alignment.piece_counts[alignment.match == Match.PIECES]
     unmatched = np.flatnonzero(present & ~covered).tolist()
-    digits = digit_verdict(source.digit_scheme, target.digit_scheme)
+    digits = digit_verdict(source.digit_scheme, target.digit_scheme, names=("student", "target"))
 
     def shares(mask: np.ndarray) -> dict[str, Any]:
         masks = {"shared": shared, "copied": alignment.copied, "coverage": covered}
@@ -64,7 +64,7 @@ def describe(
         "digits": {"verdict": digits.verdict, "sentence": digits.sentence},
         "unmatched": {
             "count": len(unmatched),
-            "tokens": {str(token): _spelling(target, token) for token in unmatched[:_LISTED_TOKENS]},
+            "tokens": {str(token): spelling(target, token) for token in unmatched[:_LISTED_TOKENS]},
         },
     }
 
@@ -80,6 +80,6 @@ def _describe_view(view: ByteView) -> dict[str, Any]:
     }
 
 
-def _spelling(view: ByteView, token: int) -> str:
+def spelling(view: ByteView, token: int) -> str:
     """A token in print: the string of a special one, otherwise its text with undecodable bytes escaped."""
     return view.special_tokens.get(token) or (view.token_bytes(token) or b"").decode(errors="backslashreplace")

@@ -77,7 +77,9 @@ def recipe(transfer: str, arms: dict[str, tuple[str, int]], options: argparse.Na
         "checkpoint_every": max(1, options.steps // 2),
         "log_every": 5,
     }
-    stages: dict[str, Any] = {"align": {"uses": "align"}, "init": {"uses": "init", "needs": ["align"]}}
+    # GPT-2 cuts numbers otherwise than SmolLM2.
+    align = {"uses": "align", "digits": "warn"}
+    stages: dict[str, Any] = {"align": align, "init": {"uses": "init", "needs": ["align"]}}
     for arm, (objective, seed) in arms.items():
         losses = OBJECTIVES[objective]
         stages[arm] = {"uses": "distill", "needs": ["init"], "losses": losses, "seed": seed, **training}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.problems import Problem, unknown_name
+from pipeline.problems import Problem, dotted, unknown_name
 from stages.artifacts import Artifact
 from stages.stage import Input
 
@@ -81,7 +81,13 @@ def _bind_inputs(node: Node, nodes: Mapping[str, Node | None]) -> Binding:
         if wanted.source is None or wanted.replaceable
     }
     inputs = {name: made for name, made in makers.items() if made or node.inputs[name].source is None}
-    sources = {name: wanted.source for name, wanted in node.inputs.items() if name not in inputs}
+    # A stage that is wrong in itself may be what takes a source's place.
+    undecided = any(nodes.get(needed) is None for needed in node.needs)
+    sources = {
+        name: wanted.source
+        for name, wanted in node.inputs.items()
+        if name not in inputs and not (undecided and wanted.replaceable)
+    }
     return Binding(inputs, sources)
 
 
@@ -94,10 +100,12 @@ def _mismatches(stage: str, binding: Binding, nodes: Mapping[str, Node | None]) 
         kind = repr(wanted.artifact.kind)
         if not bound:
             makers = [other for other in nodes if other != stage and _makes(nodes[other], wanted)]
-            messages.append(
-                f"nothing here fills input {name!r}: add a stage that makes a {kind} artifact "
-                f"({', '.join(makers) or 'this recipe has none'})"
+            way_out = (
+                f"name a stage that makes a {kind} artifact ({' or '.join(makers)})"
+                if makers
+                else f"this recipe has no stage that makes a {kind} artifact; add one and name it here"
             )
+            messages.append(f"nothing here fills input {name!r}: {way_out}")
         elif len(bound) > 1 and not wanted.many:
             messages.append(
                 f"input {name!r} takes one {kind} artifact, but {' and '.join(bound)} make one each: keep one"
@@ -108,6 +116,23 @@ def _mismatches(stage: str, binding: Binding, nodes: Mapping[str, Node | None]) 
             kind = repr(nodes[needed].output.kind)
             messages.append(f"{needed!r} makes a {kind} artifact, which fills no input of {stage!r}: remove it")
     return messages
+
+
+def passed_over(nodes: Mapping[str, Node | None], bindings: Mapping[str, Binding]) -> tuple[str, ...]:
+    """Stages that no other one needs though some could: they read a section of the recipe instead (dotted names)."""
+    needed = {other for node in nodes.values() if node for other in node.needs}
+    wanted = [
+        node.inputs[name]
+        for stage, node in nodes.items()
+        if node
+        for name in bindings[stage].sources
+        if node.inputs[name].replaceable
+    ]
+    return tuple(
+        dotted(("stages", stage))
+        for stage, node in nodes.items()
+        if stage not in needed and any(_makes(node, item) for item in wanted)
+    )
 
 
 def in_order(edges: Edges) -> list[str]:

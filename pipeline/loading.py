@@ -16,7 +16,7 @@ from pipeline.recipe import Outline, Recipe, Resources, StageHeader, StageSpec
 from pipeline.source_stages import SOURCE_STAGES, source_options, stage_name
 from pipeline.yaml_source import SET_OPTION, Origin, YamlSource, read_yaml
 from stages import UnknownStage, load_stage
-from stages.stage import StageConfig
+from stages.stage import Input, StageConfig
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -47,7 +47,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, ensure: str | None
     problems = [*source.problems, *(problem for problem in problems if problem.location not in unresolved)]
     if problems or outline is None:
         raise recipe_error(problems, path, source.origins)
-    return _assemble(path, source, outline, configs, source_configs, bindings)
+    unused = (*_unused_sections(source_configs, _readers(bindings)), *graph.passed_over(nodes, bindings))
+    return _assemble(path, source, outline, configs, source_configs, bindings, unused)
 
 
 def recipe_error(problems: Sequence[Problem], path: Path, origins: Mapping[Location, Origin]) -> RecipeError:
@@ -145,9 +146,19 @@ def _check_stages(
         if config is not None:
             configs[name] = config
         needs = entry.get("needs") or []
-        if isinstance(needs, list) and all(isinstance(need, str) for need in needs):
-            nodes[name] = graph.Node(tuple(needs), stage.inputs, stage.output)
+        inputs = _inputs(stage.inputs, config)
+        if inputs is not None and isinstance(needs, list) and all(isinstance(need, str) for need in needs):
+            nodes[name] = graph.Node(tuple(needs), inputs, stage.output)
     return configs, nodes
+
+
+def _inputs(declared: Mapping[str, Input], config: StageConfig | None) -> Mapping[str, Input] | None:
+    """The inputs that a stage has with these options; None where wrong options leave open which it has."""
+    if not any(item.optional for item in declared.values()):
+        return declared
+    if config is None:
+        return None
+    return {name: item for name, item in declared.items() if not item.optional or name in config.wanted_inputs}
 
 
 def _readers(bindings: Mapping[str, graph.Binding]) -> dict[str, list[str]]:
@@ -204,6 +215,7 @@ def _assemble(
     configs: Mapping[str, StageConfig],
     source_configs: Mapping[str, StageConfig],
     bindings: Mapping[str, graph.Binding],
+    unused: tuple[str, ...],
 ) -> Recipe:
     resources = outline.resources or {}
     readers = _readers(bindings)
@@ -235,7 +247,7 @@ def _assemble(
         resolved=_resolved(outline, configs, source_configs),
         stages={name: specs[name] for name in order},
         origins=origins,
-        unused=_unused_sections(source_configs, readers),
+        unused=unused,
     )
 
 

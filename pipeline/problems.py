@@ -92,6 +92,11 @@ def _message(details: Mapping[str, Any], owners: list[type[BaseModel]], also_kno
         return str(context["error"])
     if kind == "too_short":
         return f"should have at least {context['min_length']}, not {context['actual_length']}"
+    if kind == "union_tag_invalid":
+        key, tags = context["discriminator"].strip("'"), re.findall(r"'([^']*)'", context["expected_tags"])
+        return f"unknown {key} {context['tag']!r}{unknown_name(context['tag'], tags)}"
+    if kind == "union_tag_not_found":
+        return f"{context['discriminator'].strip(chr(39))} is required, but not given"
     message = details["msg"].replace("Input should", "should")
     message = re.sub(r"a valid (tuple|list)", "a list", message)
     message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", message)
@@ -119,13 +124,25 @@ def _follow(model: type[BaseModel], location: Location) -> tuple[Location, list[
         inner = [child for candidate in current for child in _children(candidate, part)]
         if not inner and len(current) > 1 and not chosen:
             # Inside a union the first part names a member, the next one is a key of that member.
-            current = [candidate for candidate in current if getattr(candidate, "__name__", None) == part] or current
+            current = [candidate for candidate in current if part in _member_names(candidate)] or current
             chosen = True
             continue
         path.append(part)
         owners = [candidate for candidate in current if _is_model(candidate)]
         current, chosen = inner, False
     return tuple(path), owners
+
+
+def _member_names(annotation: Any) -> list[Any]:
+    """What pydantic may call a member of a union: its name, or its tag where a discriminator chooses."""
+    fields = annotation.model_fields.values() if _is_model(annotation) else ()
+    tags = [
+        tag
+        for field in fields
+        if typing.get_origin(field.annotation) is typing.Literal and field.is_required()
+        for tag in typing.get_args(field.annotation)
+    ]
+    return [getattr(annotation, "__name__", None), *tags]
 
 
 def _is_model(annotation: Any) -> bool:

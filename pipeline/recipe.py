@@ -69,6 +69,7 @@ class Resources(Section):
 class _Models(Section):
     teacher: dict[str, Any] | None = None
     student: dict[str, Any] | None = None
+    donor: dict[str, Any] | None = None
 
 
 class _Data(Section):
@@ -136,7 +137,7 @@ class Recipe:
             ``runs/<name>/recipe.resolved.yaml``.
         stages: all stages, sources included, in an order in which they can run.
         origins: where each key and list item was written; what is not in it is a default.
-        unused: sections that no stage reads, such as ``data.eval``.
+        unused: what no stage reads: sections such as ``data.eval``, and stages whose place a section has taken.
     """
 
     name: str

@@ -144,13 +144,21 @@ def _scalar(value: Any) -> str:
 
 
 def _origin(location: Location, origins: Mapping[Location, Origin]) -> Origin | None:
-    """Where a value was written; a section that was given as one value (``${...}``) speaks for all that is in it."""
+    """Where a value was written.
+
+    A section speaks for all that is in it if it was given as one value (``${...}``) or as a mapping that stands for a
+    list.
+    """
     if location in origins:
         return origins[location]
     for length in range(len(location) - 1, 0, -1):
         parent = location[:length]
         if parent in origins:
-            given_in_parts = any(other[:length] == parent and len(other) > length for other in origins)
+            kind = type(location[length])
+            given_in_parts = any(
+                other[:length] == parent and len(other) > length and isinstance(other[length], kind)
+                for other in origins
+            )
             return None if given_in_parts else origins[parent]
     return None
 

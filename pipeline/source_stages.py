@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.problems import Location
+from stages.sources import BYTES
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ TARGET_TOKENIZER: Location = ("models", "student", "tokenizer")
 SOURCE_STAGES: Mapping[str, SourceStage] = {
     "teacher": SourceStage("source-model", ("models", "teacher")),
     "student": SourceStage("source-model", ("models", "student")),
+    "donor": SourceStage("source-model", ("models", "donor")),
     "teacher_config": SourceStage("source-model-config", ("models", "teacher")),
     "student_config": SourceStage("source-model-config", ("models", "student")),
     "tokenizer": SourceStage("source-tokenizer", TARGET_TOKENIZER, option="tokenizer"),
@@ -60,8 +62,21 @@ def source_options(source: str, values: Mapping[str, Any]) -> dict[str, Any] | N
         value = value.get(part) if isinstance(value, Mapping) else None
     if value is None:
         return None
+    if spec.section == TARGET_TOKENIZER:
+        value = _target_tokenizer(value, values["models"]["student"])
     if spec.option is not None:
         return {spec.option: value}
     if not isinstance(value, Mapping):
         return None
     return {key: item for key, item in value.items() if (*spec.section, key) != TARGET_TOKENIZER} or None
+
+
+def _target_tokenizer(value: Any, student: Mapping[str, Any]) -> Any:
+    """The target tokenizer as the recipe gives it; the word ``bytes`` is the student's own tokenizer turned into bytes.
+
+    Without a student's model the word stays, and the stage's configuration says what is missing.
+    """
+    if value != BYTES or not student.get("model"):
+        return value
+    trust = {key: student[key] for key in ("trust_remote_code",) if key in student}
+    return {"file": student["model"], "bytes": True, **trust}

@@ -127,7 +127,7 @@ def _apply(config: DictConfig, override: str) -> Location:
         ValueError: the text is no ``path=value``, or the path runs through a scalar or past the end of a list.
     """
     path, equals, text = override.partition("=")
-    parts = [part for part in re.split(r"[.\[\]]+", path.strip()) if part]
+    parts = re.findall(r"\[\d+\]|[^.\[\]]+", path.strip())
     if not equals or not parts:
         raise ValueError("expected PATH=VALUE, such as stages.distill.steps=100")
     try:
@@ -156,8 +156,12 @@ def _section(parent: DictConfig | ListConfig, key: str | int, location: Location
 
 
 def _key(node: Any, part: str, location: Location) -> str | int:
+    """The key or index that ``part`` of a path, such as ``steps``, ``[0]`` or ``0``, means in ``node``."""
     if isinstance(node, DictConfig):
+        if part.startswith("["):
+            raise ValueError(f"{dotted(location)} is no list: it has no item {part}")
         return part
+    part = part.strip("[]")
     if not isinstance(node, ListConfig):
         raise ValueError(f"{dotted(location)} is a single value, it has no {part!r}")
     if not part.isdecimal() or int(part) >= len(node):

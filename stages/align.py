@@ -13,6 +13,12 @@ from stages.stage import Input, StageConfig, StageContext, StageError
 if TYPE_CHECKING:
     from alignment.byte_view import ByteView
 
+_WAYS_OUT = """There are three ways out:
+  1. choose a target tokenizer that cuts numbers as the student's own does (models.student.tokenizer);
+  2. if this target cuts numbers less than the student's own, make one of it that cuts them alike: add the stage \
+`digits: {uses: tokenizer, make: keep_digits}` and list it under `needs` of this stage and of init;
+  3. if numbers do not matter, write `digits: warn` under this stage."""
+
 
 class AlignConfig(StageConfig):
     """What bytes alone do not decide."""
@@ -25,8 +31,8 @@ class AlignConfig(StageConfig):
     """What to overlook between tokens that have no equal: letter case, Unicode compatibility forms (NFKC), a space at
     the start. Needed (``case``) where only one of the tokenizers lower-cases its text."""
 
-    digits: Literal["warn", "refuse", "ignore"] = "warn"
-    """What to do if the tokenizers cut numbers differently, or cut them in a way that cannot be found out."""
+    digits: Literal["refuse", "warn", "ignore"] = "refuse"
+    """What to do if the tokenizers cut numbers differently. Where that cannot be found out, ``refuse`` only warns."""
 
 
 class Align:
@@ -36,7 +42,7 @@ class Align:
     Config: ClassVar[type[StageConfig]] = AlignConfig
     inputs: ClassVar[dict[str, Input]] = {
         "student": Input(ModelArtifact, source="student"),
-        "tokenizer": Input(TokenizerArtifact, source="tokenizer"),
+        "tokenizer": Input(TokenizerArtifact, source="tokenizer", replaceable=True),
     }
     output: ClassVar[type[Artifact]] = AlignmentArtifact
 
@@ -115,8 +121,8 @@ def _check_rows(source: ByteView, rows: int | None) -> None:
 def _apply_digit_policy(ctx: StageContext, digits: dict[str, str]) -> None:
     if digits["verdict"] == "same" or ctx.config.digits == "ignore":
         return
-    if ctx.config.digits == "refuse":
-        raise StageError(f"{digits['sentence']} (`digits: warn` goes on all the same)")
+    if ctx.config.digits == "refuse" and digits["verdict"] == "clash":
+        raise StageError(f"{digits['sentence']}. {_WAYS_OUT}")
     ctx.progress(f"warning: {digits['sentence']}")
 
 

@@ -151,3 +151,10 @@ class AuditArtifact(ReportArtifact):
 
     kind = "audit"
     required = (*ReportArtifact.required, "report.html")
+
+
+class HypernetArtifact(Artifact):
+    """``hypernet.json``: a network that predicts embedding rows and the student that it fits; its weights beside it."""
+
+    kind = "hypernet"
+    required = ("hypernet.json", "hypernet.safetensors")

@@ -59,7 +59,7 @@ class AuditStage:
     inputs: ClassVar[Mapping[str, Input]] = {
         "teacher": Input(ModelConfigArtifact, source="teacher_config"),
         "student": Input(ModelConfigArtifact, source="student_config"),
-        "tokenizer": Input(TokenizerArtifact, source="tokenizer"),
+        "tokenizer": Input(TokenizerArtifact, source="tokenizer", replaceable=True),
         "documents": Input(DocumentsArtifact, source="train"),
     }
     output = AuditArtifact

@@ -2,170 +2,155 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from stages.artifacts import AlignmentArtifact, Artifact, ModelArtifact, TokenizerArtifact, write_json
-from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted
-
-if TYPE_CHECKING:
-    from alignment.vocab import VocabAlignment
-    from stages.initialisation import VocabularyTensors
-
-
-_TOKENIZER_CHOICE = (
-    "Beside a model of some types AutoTokenizer loads only a tokenizer.json: a target tokenizer without one needs a "
-    "student of another type."
+from stages.artifacts import (
+    AlignmentArtifact,
+    Artifact,
+    DocumentsArtifact,
+    HypernetArtifact,
+    ModelArtifact,
+    TokenizerArtifact,
+    write_json,
 )
+from stages.initializers import Chain
+from stages.initializers.refiners import RefinerEntry
+from stages.initializers.steps import AnchorOptions, PostOptions, VerifyOptions
+from stages.stage import Input, StageConfig, StageContext
 
 
 class InitConfig(StageConfig):
-    """How the new rows are made."""
+    """How the new rows are made. Tokens that the student has keep their rows bit by bit, whatever the method."""
 
-    method: Literal["fvt"] = "fvt"
-    """``fvt``: copy the row of the same token, else the mean of the rows of its pieces, else the mean row."""
-
+    input: Chain = Field("piece_mean", validate_default=True)
+    """Methods for the input embedding, in order: what one cannot make the next one tries, and at last ``mean``."""
+    output: Chain | None = None
+    """Methods for the output embedding of a model that does not tie it to the input; None: those of ``input``."""
+    bias: Literal["output", "mean", "zero"] = "output"
+    """Values of an output bias: by the weights of the output rows (the mean where a method has none), the mean, 0."""
+    other: Chain = Field("piece_mean", validate_default=True)
+    """Methods for further tensors with a row for each token, such as embeddings that every layer reads."""
+    copy_exact: bool = True
+    """False: copy special tokens only, and make the rows of all others by the methods, as WECHSEL does."""
+    max_norm: float | None = Field(3.0, gt=0)
+    """Rows longer than so many times the 99.9 % quantile of the old rows' norms go to the next method."""
+    anchors: AnchorOptions = AnchorOptions()
+    """Which shared tokens the methods may work through."""
+    post: PostOptions = PostOptions()
+    """What is done to new rows after they were made."""
+    refine: tuple[RefinerEntry, ...] = ()
+    """What improves new rows at last, in order."""
+    override: dict[str, str | int | tuple[str | int, ...]] = Field(default_factory=dict)
+    """Target token -> the source token, or tokens, whose (mean) row it gets, whatever else was said."""
     pad_to_multiple_of: int = Field(1, ge=1)
     """Round the number of matrix rows up to a multiple of this, for faster matrix products (64 or 128 on GPUs)."""
+    padding: Literal["mean", "zero"] = "mean"
+    """Padding rows: the mean of the new matrix, or 0, whose logit of 0 may beat those of real tokens."""
+    expand_input: Literal["none", "longest_suffix"] = "none"
+    """``longest_suffix``, for byte-level targets: the input embedding of a byte also gets the student's own row of the
+    longest of its tokens that ends there."""
+    tie: Literal["keep", "untie"] = "keep"
+    """``untie`` gives a model that ties output and input an output matrix of its own."""
+    verify: VerifyOptions = VerifyOptions()
+    """The check of the finished model."""
+    seed: int = Field(0, ge=0)
+    """Of what methods draw."""
+
+    @field_validator("input", "output", "other")
+    @classmethod
+    def _each_method_may_be_asked(cls, chain: Chain | None) -> Chain | None:
+        names = [options.method for options in chain or ()]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names {', '.join(repeated)} twice: what it could not make once it cannot make again")
+        if "mean" in names[:-1]:
+            raise ValueError(f"mean makes every row: {names[names.index('mean') + 1]} after it would never be asked")
+        return chain
+
+    @model_validator(mode="after")
+    def _override_names_tokens(self) -> InitConfig:
+        if empty := [token for token, names in self.override.items() if names == ()]:
+            raise ValueError(f"override names no source token for {', '.join(map(repr, empty))}")
+        return self
+
+    @model_validator(mode="after")
+    def _distilled_rows_are_read_as_they_were_trained(self) -> InitConfig:
+        if self.expand_input != "none" and any(entry.method == "token_distill" for entry in self.refine):
+            raise ValueError("token_distill trains rows without the expansion: use it, or expand_input, not both")
+        return self
+
+    @property
+    def wanted_inputs(self) -> frozenset[str]:
+        """What the methods need beside the student and the tokenizer."""
+        entries = (*self.input, *(self.output or ()), *self.other, *self.refine)
+        wanted = frozenset[str]().union(*(entry.wanted_inputs for entry in entries))
+        return wanted | ({"eval"} if self.verify.text == "eval" else set())
 
 
 class Init:
     """Student, target tokenizer and their alignment -> the student with the target's vocabulary."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     Config: ClassVar[type[StageConfig]] = InitConfig
     inputs: ClassVar[dict[str, Input]] = {
         "student": Input(ModelArtifact, source="student"),
-        "tokenizer": Input(TokenizerArtifact, source="tokenizer"),
+        "tokenizer": Input(TokenizerArtifact, source="tokenizer", replaceable=True),
         "alignment": Input(AlignmentArtifact),
+        "donor": Input(ModelArtifact, source="donor", optional=True),
+        "documents": Input(DocumentsArtifact, source="train", replaceable=True, optional=True),
+        "hypernet": Input(HypernetArtifact, optional=True),
+        "eval": Input(DocumentsArtifact, source="eval", optional=True),
     }
     output: ClassVar[type[Artifact]] = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
-        """Write an ordinary Hugging Face directory, ``init.json`` (how every row was made) and metrics.
+        """Write an ordinary Hugging Face directory, ``init.json``, ``rows.npz`` (how every row was made) and metrics.
 
         Raises:
-            StageError: the alignment belongs to other tokenizers, the student's tokenizer has ids without a row, the
-                model has vocabulary tensors of unknown meaning, or the result does not work when loaded afresh.
+            StageError: inputs do not belong together, a method cannot work, or the result does not work when loaded
+                afresh.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from stages.initialisation.run import give_vocabulary
 
-        from alignment.initializers import load_initializer
-        from alignment.vocab import VocabAlignment
-        from stages import initialisation
-        from stages.reload_check import inspect_tokenizer
-
-        alignment = VocabAlignment.load(ctx.input("alignment") / "alignment.npz")
-        _check_tokenizers(alignment, ctx.input("student"), ctx.input("tokenizer"))
-        model = AutoModelForCausalLM.from_pretrained(ctx.input("student"))
-        _check_rows(alignment, initialisation.vocabulary_tensors(model), ctx.input("student"))
-        _stop_if_asked(ctx)
-
-        method = load_initializer(ctx.config.method)
-        tensors = initialisation.replace_rows(
-            model, lambda rows: method(rows, alignment), multiple=ctx.config.pad_to_multiple_of
-        )
-        tokenizer = AutoTokenizer.from_pretrained(ctx.input("tokenizer"))
-        initialisation.set_special_ids(model, tokenizer)
-        _stop_if_asked(ctx)
-
-        model.save_pretrained(ctx.out)
-        tokenizer.save_pretrained(ctx.out)
-        manifest = _manifest(ctx.config, alignment, tensors)
-        facts = ("matrix_rows", "tokenizer_size", "tied")
-        expected = inspect_tokenizer(tokenizer) | {name: manifest[name] for name in facts}
-        del model, tensors  # the check loads a second copy
-        _stop_if_asked(ctx)
-        _check_reloaded(ctx.out, expected)
-
+        manifest = give_vocabulary(ctx)
         write_json(ctx.out / "init.json", manifest)
-        write_json(ctx.out / "metrics.json", {name: float(count) for name, count in manifest["rows"].items()})
+        write_json(ctx.out / "metrics.json", _metrics(manifest))
         ctx.progress(_summary(manifest))
 
 
-def _check_tokenizers(alignment: VocabAlignment, student: Path, tokenizer: Path) -> None:
-    from alignment.byte_view import ByteView
-
-    for role, directory, expected in (
-        ("student", student, alignment.source_fingerprint),
-        ("target", tokenizer, alignment.target_fingerprint),
-    ):
-        if ByteView.from_tokenizer(directory).fingerprint != expected:
-            raise StageError(
-                f"the alignment was made for another {role} tokenizer than the one in {directory}: "
-                "name the align stage that takes the same models under `needs`"
-            )
+def _input_rows(manifest: dict[str, Any]) -> dict[str, int]:
+    return _rows_of(manifest, "input")[0]
 
 
-def _check_rows(alignment: VocabAlignment, tensors: VocabularyTensors, student: Path) -> None:
-    rows = min(len(tensors.embedding), len(tensors.head))
-    if alignment.source_size > rows:
-        raise StageError(
-            f"the tokenizer in {student} has ids up to {alignment.source_size - 1}, the model has only {rows} rows: "
-            "the last ids have no embedding. Use the tokenizer that the model was trained with."
-        )
+def _rows_of(manifest: dict[str, Any], role: str) -> list[dict[str, int]]:
+    """Method -> number of rows, for each tensor of a role."""
+    return [tensor["rows"] for tensor in manifest["tensors"].values() if tensor["role"] == role]
 
 
-def _stop_if_asked(ctx: StageContext) -> None:
-    if ctx.should_stop():
-        raise StageInterrupted
-
-
-def _manifest(config: InitConfig, alignment: VocabAlignment, tensors: VocabularyTensors) -> dict[str, Any]:
-    from alignment.vocab import Match
-
-    matrix_rows = len(tensors.embedding)
-    copied = int(alignment.copied.sum())
-    decomposed = int((alignment.match == Match.PIECES).sum())
-    return {
-        "method": config.method,
-        "rows": {
-            "copied": copied,
-            "mean_of_pieces": decomposed,
-            "mean_row": alignment.target_size - copied - decomposed,
-            "padding": matrix_rows - alignment.target_size,
-        },
-        "tokenizer_size": alignment.target_size,
-        "matrix_rows": matrix_rows,
-        "tied": tensors.tied,
-        "bias": tensors.bias is not None,
-        "dtype": str(tensors.embedding.dtype).removeprefix("torch."),
-        "sha256": tensors.digest,
-        "source_fingerprint": alignment.source_fingerprint,
-        "target_fingerprint": alignment.target_fingerprint,
+def _metrics(manifest: dict[str, Any]) -> dict[str, float]:
+    verification = manifest["verification"]
+    probe = verification["probe"]
+    values = {f"rows.{method}": count for method, count in _input_rows(manifest).items()}
+    values |= {
+        "rows.padding": manifest["padding_rows"],
+        "bits_per_byte": probe["bits_per_byte"],
+        "student_bits_per_byte": verification["student_probe"]["bits_per_byte"],
     }
-
-
-def _check_reloaded(directory: Path, expected: dict[str, Any]) -> None:
-    """Load the result in a process of its own and compare it with what was meant.
-
-    Raises:
-        StageError: it does not load, or is not what was expected.
-    """
-    from stages.reload_check import differences, inspect_in_fresh_process
-
-    try:
-        found = inspect_in_fresh_process(directory)
-    except subprocess.CalledProcessError as error:
-        raise StageError(
-            f"the model just written to {directory} does not load. {_TOKENIZER_CHOICE}\n{error.stderr}"
-        ) from None
-    wrong = differences(found, expected)
-    if wrong:
-        raise StageError(
-            f"the model just written to {directory} is not what was meant: {'; '.join(wrong)}. "
-            f"Check that the student gives finite logits. {_TOKENIZER_CHOICE}"
-        )
+    for part in ("copied", "new"):
+        if probe[part]["tokens"]:
+            values[f"{part}_tokens.nats_per_token"] = probe[part]["nats_per_token"]
+    return {name: float(value) for name, value in values.items()}
 
 
 def _summary(manifest: dict[str, Any]) -> str:
-    rows = manifest["rows"]
+    counts = [_input_rows(manifest), *_rows_of(manifest, "output")]
+    made = [", ".join(f"{count:,} {method}" for method, count in rows.items() if count) for rows in counts]
+    made = "; output: ".join(dict.fromkeys(made))
+    probe, before = manifest["verification"]["probe"], manifest["verification"]["student_probe"]
     tie = "tied" if manifest["tied"] else "untied"
-    padding = f", {rows['padding']:,} of padding" if rows["padding"] else ""
+    padding = f", {manifest['padding_rows']:,} padding" if manifest["padding_rows"] else ""
     return (
-        f"{manifest['matrix_rows']:,} {tie} {manifest['dtype']} rows: {rows['copied']:,} copied, "
-        f"{rows['mean_of_pieces']:,} means of pieces, {rows['mean_row']:,} mean rows{padding}"
+        f"{manifest['matrix_rows']:,} {tie} rows: {made}{padding}; {probe['bits_per_byte']:.3f} bits per byte of the "
+        f"check's text, the student {before['bits_per_byte']:.3f}"
     )

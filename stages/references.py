@@ -21,7 +21,9 @@ from typing import Literal, NamedTuple
 
 from stages.digests import content_digest
 
-FILE_SUFFIXES = (".gguf", ".json", ".jsonl", ".md", ".model", ".py", ".safetensors", ".tiktoken", ".txt")
+FILE_SUFFIXES = (
+    *(".gguf", ".gz", ".json", ".jsonl", ".md", ".model", ".py", ".safetensors", ".tiktoken", ".tsv", ".txt", ".vec"),
+)
 """A missing path that ends so was meant as a path: ``data/train.jsonl`` is no hub repository."""
 
 _PACKAGE = re.compile(r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)(?:==(?P<version>[^/=\s]+))?/(?P<path>.+)")

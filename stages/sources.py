@@ -21,8 +21,11 @@ MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors", "pytorch_model*.bin")
 
 RANK_SUFFIXES = (".tiktoken", ".tiktoken.gz")
 
-Trust = Annotated[bool | None, AfterValidator(lambda value: value or None)]
-"""Whether code that comes with a tokenizer may be run. False is None: saying no changes no key."""
+BYTES = "bytes"
+"""What a recipe writes as the target tokenizer for that of the student turned into bytes."""
+
+Switch = Annotated[bool | None, AfterValidator(lambda value: value or None)]
+"""An option that is off unless it is true. False is None: saying no changes no key."""
 
 
 class TokenizerSpec(StageConfig):
@@ -40,12 +43,20 @@ class TokenizerSpec(StageConfig):
     """Begin-of-text token, if the file names none or another is wanted; likewise ``eos`` and ``pad``."""
     eos: str | None = None
     pad: str | None = None
-    trust_remote_code: Trust = None
+    trust_remote_code: Switch = None
     """Run the Python code that comes with the tokenizer, once, to make a plain tokenizer of it."""
+    bytes: Switch = None
+    """Make the byte tokenizer: a token for each byte, with the special tokens and the chat template of this one."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_reference(cls, value: Any) -> Any:
+        if value == BYTES:
+            raise ValueError(
+                "`bytes` is the student's own tokenizer turned into bytes: it stands at models.student.tokenizer and "
+                "needs models.student.model. For the special tokens of another tokenizer write "
+                "{file: TOKENIZER, bytes: true}"
+            )
         return {"file": value} if isinstance(value, str) else value
 
     @field_validator("pattern")
@@ -86,8 +97,18 @@ class ModelSourceConfig(StageConfig):
     """A Hugging Face directory, a hub repository or a *.gguf file."""
     tokenizer: TokenizerSpec | None = None
     """Its tokenizer, if that lies elsewhere."""
-    trust_remote_code: Trust = None
+    trust_remote_code: Switch = None
     """Run the Python code that comes with the tokenizer beside the model, once, to make a plain tokenizer of it."""
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _is_the_one_it_was_trained_with(cls, value: TokenizerSpec | None) -> TokenizerSpec | None:
+        if value is not None and value.bytes:
+            raise ValueError(
+                "'bytes' makes a new tokenizer, and a model has the one that it was trained with; the tokenizer that "
+                "the student shall get stands at models.student.tokenizer"
+            )
+        return value
 
     @model_validator(mode="after")
     def _trust_is_for_the_tokenizer_that_is_read(self) -> ModelSourceConfig:
@@ -193,11 +214,13 @@ def _check_rows(model: str, tokenizer: Any, rows: int) -> None:
 
 
 def _write_tokenizer(spec: TokenizerSpec, ctx: StageContext) -> Any:
+    from stages.conversion.byte_tokenizer import write_byte_tokenizer
     from stages.conversion.tokenizer import write_tokenizer
 
-    return write_tokenizer(
+    directory = ctx.work / "base-tokenizer" if spec.bytes else ctx.out
+    tokenizer = write_tokenizer(
         parse(spec.file, Path.cwd()).locate(TOKENIZER_FILES),
-        ctx.out,
+        directory,
         pattern=None if spec.pattern is None else resolve_pattern(spec.pattern),
         special_tokens=spec.special_tokens,
         normalization=spec.normalization,
@@ -205,6 +228,7 @@ def _write_tokenizer(spec: TokenizerSpec, ctx: StageContext) -> Any:
         trust_remote_code=bool(spec.trust_remote_code),
         warn=lambda line: ctx.progress(f"warning: {line}"),
     )
+    return write_byte_tokenizer(tokenizer, ctx.out) if spec.bytes else tokenizer
 
 
 @contextmanager

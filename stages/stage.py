@@ -27,6 +27,11 @@ class StageConfig(BaseModel):
     """Glob patterns of the files that the stage reads of a referenced directory; only they go into its key. None: all
     files."""
 
+    @property
+    def wanted_inputs(self) -> frozenset[str]:
+        """The stage's optional inputs that these options need."""
+        return frozenset()
+
 
 def not_keyed(default: Any, **constraints: Any) -> Any:
     """A field that changes how a stage runs but not what it computes, so it stays out of the cache key."""
@@ -51,12 +56,14 @@ class Input:
             ``train``, ``eval``); None means that it comes from the stages listed under ``needs``.
         many: takes every matching stage of ``needs`` instead of exactly one.
         replaceable: a matching stage of ``needs`` takes the place of ``source``.
+        optional: exists only where the stage's options want it (``StageConfig.wanted_inputs``).
     """
 
     artifact: type[Artifact]
     source: str | None = None
     many: bool = False
     replaceable: bool = False
+    optional: bool = False
 
 
 class StageError(Exception):
@@ -128,6 +135,10 @@ class StageContext:
         """The directory of an input that has exactly one artifact."""
         (path,) = self.inputs[name].values()
         return path
+
+    def optional_input(self, name: str) -> Path | None:
+        """The directory of an optional input; None where the options do not want it."""
+        return self.input(name) if name in self.inputs else None
 
 
 class Stage(Protocol):

@@ -6,11 +6,14 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.loading import load_recipe
+from pipeline.recipe import Outline
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("recipes/**/*.md")])
@@ -61,6 +64,32 @@ def test_a_shown_command_works(document, command, monkeypatch, capsys, tmp_path)
 def test_every_recipe_is_valid(path, capsys):
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
     assert main(["validate", str(path)]) == 0, capsys.readouterr().err
+
+
+def _examples() -> list[tuple[str, str]]:
+    """(document, YAML) of every shown part of a recipe."""
+    return [
+        (path.name, block)
+        for path in DOCUMENTS
+        for block in re.findall(r"```yaml\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.S)
+    ]
+
+
+@pytest.mark.parametrize(("document", "example"), _examples(), ids=lambda value: value[:60])
+def test_a_shown_part_of_a_recipe_fits_into_the_quickstart(document, example, tmp_path):
+    recipe = yaml.safe_load((REPOSITORY / "recipes" / "quickstart.yaml").read_text(encoding="utf-8"))
+    shown = yaml.safe_load(example)
+    if not shown.keys() <= Outline.model_fields.keys():
+        shown = {"stages": {"distill": shown}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(_merged(recipe, shown)), encoding="utf-8")
+    load_recipe(path)
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _merged(below.get(key), value) for key, value in above.items()}
 
 
 def test_relative_links_lead_somewhere():

@@ -16,6 +16,7 @@ MAY_IMPORT = {
 }
 STAGE_MODULES = {
     *("sources", "document_source", "align", "audit", "init", "generate", "distill", "stochastok", "evaluate"),
+    *("tokenizer", "hypernet"),
 }
 HEAVY = {"torch", "transformers", "mlflow", "deepspeed", "datasets", "matplotlib"}
 LIGHT = [path for glob in ("pipeline/*.py", "stages/*.py", "stages/objectives/*.py") for path in REPOSITORY.glob(glob)]

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stages.conversion.custom_code import refuse_model_code
 from stages.conversion.errors import ConversionError
 from stages.conversion.gguf import model_from_gguf
+from stages.model_loading import load_causal_lm, modeling_file
 
 SHARD_INDEX = "model.safetensors.index.json"
 CONFIG_FILES = ("config.json", "generation_config.json")
@@ -39,14 +40,17 @@ def write_model(source: Path, directory: Path) -> None:
     if not (source / "config.json").is_file():
         raise ConversionError(f"{source}: not a model directory: config.json is missing")
     refuse_model_code(source)
+    code = modeling_file(source)
     shards = _shards(source)
     if shards:
         directory.mkdir(parents=True, exist_ok=True)
         for name in (*CONFIG_FILES, *shards):
             if (source / name).is_file():
                 shutil.copyfile(source / name, directory / name)
+        if code is not None:
+            shutil.copyfile(code, directory / code.name)
     elif any((source / name).is_file() for name in PICKLED_FILES):
-        _save(source, AutoModelForCausalLM.from_pretrained(source), directory)
+        _save(source, load_causal_lm(source), directory)
     else:
         found = ", ".join(sorted(path.name for path in source.iterdir() if path.is_file()))
         raise ConversionError(f"{source}: no model.safetensors, {SHARD_INDEX} or pytorch_model.bin among {found}")

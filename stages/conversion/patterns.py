@@ -24,10 +24,16 @@ def resolve_pattern(pattern: str) -> str:
     """The regex called ``pattern``, or ``pattern`` itself if it is a regex.
 
     Raises:
-        ValueError: it looks like a name, but no regex is called so.
+        ValueError: it looks like a name, but no regex is called so; or it is no regex.
     """
+    from tokenizers import Regex
+
     if pattern in PATTERNS:
         return PATTERNS[pattern]
     if re.fullmatch(r"[\w-]+", pattern):
         raise ValueError(f"unknown pattern {pattern!r}; known: {', '.join(PATTERNS)}, or write the regex itself")
+    try:
+        Regex(pattern)
+    except Exception as error:  # tokenizers raises nothing more specific
+        raise ValueError(f"{pattern!r} is no regex ({error})") from None
     return pattern

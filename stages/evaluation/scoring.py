@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from losses.predictions import LinearHead
 from stages.evaluation.windows import Window
+from stages.model_loading import load_causal_lm
 from stages.output_head import OutputHead, output_matrix
 from stages.stage import StageError
 
@@ -67,7 +67,7 @@ def score_rows(head: LinearHead, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def load_model(path: Path) -> nn.Module:
     """The model at ``path`` in its stored dtype, on the accelerator if there is one, ready to be scored."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
+    model = load_causal_lm(path, dtype="auto")
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 

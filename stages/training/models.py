@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 from losses.chunks import shift_scores
 from losses.output import LossOutput
 from losses.predictions import LinearHead, Predictions, top_k_predictions
 from losses.scores import token_scores
+from stages.model_loading import load_causal_lm
 from stages.output_head import OutputHead, output_matrix
 from stages.training.data import SideBatch
 
@@ -223,7 +223,7 @@ def _gradient_gram(totals: Sequence[Tensor], hidden: Tensor) -> Tensor:
 
 def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """Load a ModelArtifact, with SDPA attention, without cache."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="sdpa")
+    model = load_causal_lm(directory, dtype=dtype, attn_implementation="sdpa")
     return model.to(device)
 
 

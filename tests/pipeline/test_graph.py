@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.graph import Node, bind, find_cycle, in_order, render
+from pipeline.graph import Node, bind, find_cycle, in_order, passed_over, render
 from stages.artifacts import Artifact, ModelArtifact, ReportArtifact, TokenizerArtifact
 from stages.stage import Input
 
@@ -41,7 +41,7 @@ def test_inputs_bind_by_the_kind_of_artifact_in_the_order_of_needs():
 @pytest.mark.parametrize(
     ("needs", "expected"),
     [
-        ((), "nothing here fills input 'model': add a stage that makes a 'model' artifact (one, two)"),
+        ((), "nothing here fills input 'model': name a stage that makes a 'model' artifact (one or two)"),
         (("one", "two"), "input 'model' takes one 'model' artifact, but one and two make one each: keep one"),
         (("one", "words"), "'words' makes a 'tokenizer' artifact, which fills no input of 'last': remove it"),
         (("oen",), "no stage is called 'oen' (did you mean 'one'?)"),
@@ -61,12 +61,19 @@ def test_a_wrong_need_is_explained_with_the_candidates(needs, expected):
 def test_an_input_of_many_needs_at_least_one():
     nodes = {"last": make_node(ReportArtifact, models=MODELS)}
     assert messages(nodes) == [
-        "nothing here fills input 'models': add a stage that makes a 'model' artifact (this recipe has none)"
+        "nothing here fills input 'models': this recipe has no stage that makes a 'model' artifact; add one and name "
+        "it here"
     ]
 
 
 def test_nothing_is_concluded_from_a_stage_that_is_wrong_in_itself():
     assert messages({"broken": None, "last": make_node(ReportArtifact, "broken", model=MODEL)}) == []
+
+
+def test_a_stage_that_is_wrong_in_itself_may_be_what_takes_the_place_of_a_source():
+    text, fixed = Input(TokenizerArtifact, source="train", replaceable=True), Input(ModelArtifact, source="teacher")
+    nodes = {"broken": None, "last": make_node(ReportArtifact, "broken", text=text, teacher=fixed)}
+    assert bind(nodes)[0]["last"].sources == {"teacher": "teacher"}
 
 
 def test_a_stage_takes_the_place_of_a_replaceable_source_and_of_no_other():
@@ -83,6 +90,21 @@ def test_a_stage_takes_the_place_of_a_replaceable_source_and_of_no_other():
     assert bindings["plain"].sources == {"text": "train", "teacher": "teacher"}
     assert bindings["other"].inputs == {"model": ("start",), "text": ("words",)}
     assert bindings["other"].sources == {"teacher": "teacher"}
+
+
+def test_a_stage_that_could_take_the_place_of_a_source_and_does_not_is_named():
+    text = Input(TokenizerArtifact, source="train", replaceable=True)
+    words, end = make_node(TokenizerArtifact), make_node(ReportArtifact, text=text)
+    named = make_node(ReportArtifact, "words", text=text)
+
+    def passed(**nodes: Node) -> tuple[str, ...]:
+        return passed_over(nodes, bind(nodes)[0])
+
+    assert passed(words=words, end=end) == ("stages.words",)
+    assert passed(words=words, end=named) == ()
+    assert passed(words=words, end=end, control=named) == ()
+    assert passed(words=words) == ()
+    assert passed(model=make_node(ModelArtifact), end=end) == ()
 
 
 def test_two_stages_cannot_both_take_the_place_of_a_source():

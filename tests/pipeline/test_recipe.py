@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -48,6 +48,30 @@ class Refine:
     output = ModelArtifact
 
 
+class Halve(StageConfig):
+    method: Literal["halve"]
+    depth: int = 1
+
+
+class Borrow(StageConfig):
+    method: Literal["borrow"]
+
+
+class ShrinkConfig(StageConfig):
+    ways: tuple[Annotated[Halve | Borrow, Field(discriminator="method")], ...]
+
+    @property
+    def wanted_inputs(self) -> frozenset[str]:
+        return frozenset({"donor"} if any(way.method == "borrow" for way in self.ways) else ())
+
+
+class Shrink:
+    VERSION = 1
+    Config = ShrinkConfig
+    inputs = {"model": Input(ModelArtifact), "donor": Input(ModelArtifact, source="donor", optional=True)}
+    output = ModelArtifact
+
+
 class CompareConfig(StageConfig):
     samples: int = 1
 
@@ -63,6 +87,7 @@ class Compare:
 def toy_stages(monkeypatch):
     monkeypatch.setitem(STAGES, "train", f"{__name__}:Train")
     monkeypatch.setitem(STAGES, "refine", f"{__name__}:Refine")
+    monkeypatch.setitem(STAGES, "shrink", f"{__name__}:Shrink")
     monkeypatch.setitem(STAGES, "compare", f"{__name__}:Compare")
 
 
@@ -134,6 +159,33 @@ def test_text_that_a_stage_writes_takes_the_place_of_the_training_data(load):
     assert stages["write"].inputs["documents"] == ("sources/train",)
     assert stages["taught"].inputs["documents"] == ("write",)
     assert stages["plain"].inputs["documents"] == ("sources/train",)
+
+
+def test_an_optional_input_exists_where_the_options_want_it(load, problems):
+    text = RECIPE.replace(
+        "  report: {uses: compare, needs: [short, long]}", "  small: {uses: shrink, needs: [short], ways: WAYS}"
+    )
+    alone = text.replace("WAYS", "[{method: halve}]")
+    with_donor = text.replace("  teacher:", "  donor: {model: ./donor}\n  teacher:")
+    assert load(alone).stages["small"].inputs == {"model": ("short",)}
+    assert "sources/donor" not in load(alone.replace("  teacher:", "  donor: {model: ./donor}\n  teacher:")).stages
+    borrowing = load(with_donor.replace("WAYS", "[{method: halve}, {method: borrow}]"))
+    assert borrowing.stages["small"].inputs == {"model": ("short",), "donor": ("sources/donor",)}
+    (problem,) = problems(text.replace("WAYS", "[{method: borrow}]"))
+    assert "models.donor.model: required, but not given: it is input 'donor' of stage 'small'" in problem
+
+
+def test_members_that_a_name_chooses_are_told_apart_in_problems(problems):
+    text = RECIPE.replace(
+        "  report: {uses: compare, needs: [short, long]}", "  small: {uses: shrink, needs: [short], ways: WAYS}"
+    )
+
+    def found(ways: str) -> list[str]:
+        return [problem.partition("stages.")[2] for problem in problems(text.replace("WAYS", ways))]
+
+    assert found("[{method: halve, dpeth: 2}]") == ["small.ways[0].dpeth: unknown key (did you mean 'depth'?)"]
+    assert found("[{method: halv}]") == ["small.ways[0]: unknown method 'halv' (did you mean 'halve'?)"]
+    assert found("[{depth: 2}]") == ["small.ways[0]: method is required, but not given"]
 
 
 def test_exponent_without_a_point_is_a_float(load):
@@ -306,6 +358,7 @@ def test_overrides_are_yaml_split_at_the_first_equals_sign(load):
         ("stages.short.raet=1", "--set: stages.short.raet: unknown key (did you mean 'rate'?)"),
         ("stgaes.short.rate=1", "--set: stgaes: unknown key (did you mean 'stages'?)"),
         ("data.train[3].weight=1", "--set data.train[3].weight=1: data.train is a list of 1, it has no item '3'"),
+        ("stages.short[0].rate=1", "--set stages.short[0].rate=1: stages.short is no list: it has no item [0]"),
         ("stages.short.rate.x=1", "stages.short.rate is a single value, it has no 'x'"),
         ("stages.long.steps.x=1", "stages.long.steps is ${stages.short.steps}: set it as a whole"),
         ("stages.short.rate=quick", "--set: stages.short.rate: should be a valid number"),

@@ -9,7 +9,7 @@ from pipeline.loading import load_recipe
 from pipeline.locks import FileLock
 from pipeline.plan import Plan
 from pipeline.planner import make_plan
-from pipeline.render import plan_table, print_table, run_status, run_summary, status_table
+from pipeline.render import plan_table, print_table, run_status, run_summary, status_table, value_sources
 from pipeline.store import Store
 from stages import STAGES
 from stages.artifacts import ModelArtifact, ReportArtifact
@@ -74,3 +74,15 @@ def test_status_of_a_stage_at_work_is_its_last_progress_line(plan):
         status = run_status(make_plan(plan.recipe, plan.runs))
     assert (status["stages"][0]["state"], status["stages"][0]["detail"]) == ("running", "distil: step 2")
     assert "distil: step 2" in shown(status_table(status))
+
+
+def test_a_chain_written_as_a_mapping_comes_from_the_file(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: r\nmodels: {student: {model: ./a, tokenizer: ./b}}\nstages:\n  align: {uses: align}\n  init:\n"
+        "    uses: init\n    needs: [align]\n    input: {method: piece_weighted, weights: last, fallback: [mean]}\n"
+    )
+    rows = {line.split()[0]: line.split()[1:] for line in shown(value_sources(load_recipe(recipe))).splitlines()}
+    assert rows["stages.init.input[0].weights"] == ["last", "recipe.yaml:8"]
+    assert rows["stages.init.input[1].method"] == ["mean", "recipe.yaml:8"]
+    assert rows["stages.init.other[0].method"] == ["piece_mean", "default"]

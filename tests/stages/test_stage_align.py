@@ -102,7 +102,7 @@ def test_a_clash_of_digit_schemes_is_told_refused_or_ignored(
     single = changed(tiny_tokenizer_dirs[0], tmp_path / "single", cut_digits)
     free = changed(tiny_tokenizer_dirs[1], tmp_path / "free", free_digits)
     student = tiny_model_dir(single)
-    sentence = "the source cuts numbers after every digit, the target wherever its merges do"
+    sentence = "the student cuts numbers after every digit, the target wherever its merges do"
     if policy == "refuse":
         with pytest.raises(StageError, match=sentence):
             run_align(student, free, tmp_path / "clash", digits=policy)

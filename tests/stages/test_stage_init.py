@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, PhiConfig, PhiForCausalLM
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PhiConfig, PhiForCausalLM
 from transformers.models.gemma3n import Gemma3nForCausalLM, Gemma3nTextConfig
 
-from alignment.initializers.fvt import fvt
+from alignment.byte_view import ByteView
 from alignment.vocab import Match, VocabAlignment
 from stages.align import Align
 from stages.artifacts import ModelArtifact
 from stages.init import Init
-from stages.initialisation import replace_rows, vocabulary_tensors
-from stages.reload_check import differences, inspect
+from stages.initialisation.donor import Donor
 from stages.stage import StageContext, StageError, StageInterrupted
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -31,14 +33,30 @@ def run_align(student: Path, tokenizer: Path, out: Path) -> Path:
     return out
 
 
-def init_context(student: Path, tokenizer: Path, alignment: Path, out: Path, **options: int) -> StageContext:
+def init_context(
+    student: Path, tokenizer: Path, out: Path, alignment: Path | None = None, donor: Path | None = None, **options: Any
+) -> StageContext:
+    """A context of the stage; what it says is appended to ``said.txt`` in its work directory."""
     out.mkdir()
+    work = out.with_name(f"{out.name}-work")
+    work.mkdir()
     inputs = {
         "student": {"sources/student": student},
         "tokenizer": {"sources/tokenizer": tokenizer},
-        "alignment": {"align": alignment},
+        "alignment": {"align": alignment or run_align(student, tokenizer, out.with_name(f"{out.name}-align"))},
     }
-    return StageContext(config=Init.Config(**options), inputs=inputs, work=out, out=out)
+    if donor is not None:
+        inputs["donor"] = {"sources/donor": donor}
+
+    def say(line: str) -> None:
+        with (work / "said.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    return StageContext(config=Init.Config(**options), inputs=inputs, work=work, out=out, progress=say)
+
+
+def manifest_of(ctx: StageContext) -> dict[str, Any]:
+    return json.loads((ctx.out / "init.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(("tied", "multiple"), [(True, 1), (False, 64)])
@@ -51,8 +69,7 @@ def test_init_gives_a_model_the_target_vocabulary_and_leaves_its_body_alone(
 ) -> None:
     small, large = tiny_tokenizer_dirs
     student = tiny_model_dir(small, tied=tied)
-    aligned = run_align(student, large, tmp_path / "align")
-    ctx = init_context(student, large, aligned, tmp_path / "init", pad_to_multiple_of=multiple)
+    ctx = init_context(student, large, tmp_path / "init", pad_to_multiple_of=multiple)
     Init().run(ctx)
     ModelArtifact.verify(ctx.out)
 
@@ -61,7 +78,7 @@ def test_init_gives_a_model_the_target_vocabulary_and_leaves_its_body_alone(
     for name in before.keys() - {EMBEDDING, HEAD}:
         assert torch.equal(before[name], after[name]), name
 
-    alignment = VocabAlignment.load(aligned / "alignment.npz")
+    alignment = VocabAlignment.load(tmp_path / "init-align" / "alignment.npz")
     tokens = alignment.target_size
     rows = -(-tokens // multiple) * multiple
     for name in {EMBEDDING, HEAD} & before.keys():
@@ -74,10 +91,13 @@ def test_init_gives_a_model_the_target_vocabulary_and_leaves_its_body_alone(
         for padding in after[name][tokens:]:
             torch.testing.assert_close(padding.double(), mean, rtol=1e-5, atol=1e-7)
 
-    manifest = json.loads((ctx.out / "init.json").read_text(encoding="utf-8"))
+    manifest = manifest_of(ctx)
     assert (manifest["tokenizer_size"], manifest["matrix_rows"], manifest["tied"]) == (tokens, rows, tied)
-    assert manifest["rows"]["mean_of_pieces"] == int((alignment.match == Match.PIECES).sum())
-    assert sum(manifest["rows"].values()) == rows
+    decomposed = int((alignment.match == Match.PIECES).sum())
+    for tensor in manifest["tensors"].values():
+        assert tensor["rows"] == {"copied": tokens - decomposed, "piece_mean": decomposed, "mean": 0}
+    methods = np.load(ctx.out / "rows.npz")[f"{EMBEDDING}/method"]
+    assert np.array_equal(methods == 1, alignment.match == Match.PIECES)
     _check_as_a_user_would(ctx.out, large, tied, rows)
 
 
@@ -91,102 +111,259 @@ def _check_as_a_user_would(model_dir: Path, tokenizer_dir: Path, tied: bool, row
         assert (config.bos_token_id, config.eos_token_id) == (expected.bos_token_id, expected.eos_token_id)
         assert config.pad_token_id == expected.pad_token_id
     assert model(torch.tensor([[1, 2, len(expected) - 1]])).logits.shape == (1, 3, rows)
+    prompt = tokenizer("The quick brown", return_tensors="pt")
+    assert model.generate(**prompt, max_new_tokens=3, do_sample=False).shape[1] > prompt.input_ids.shape[1]
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_own_tokenizer_as_target_gives_the_same_model(
+def test_the_own_tokenizer_as_target_gives_the_same_bytes(
     tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path], tied: bool
 ) -> None:
     student = tiny_model_dir(tiny_tokenizer_dirs[0], tied=tied)
-    alignment = VocabAlignment.load(run_align(student, tiny_tokenizer_dirs[0], tmp_path / "align") / "alignment.npz")
-    before, model = AutoModelForCausalLM.from_pretrained(student), AutoModelForCausalLM.from_pretrained(student)
-    tensors = replace_rows(model, lambda rows: fvt(rows, alignment))
-    assert tensors.tied is tied
-    assert tensors.digest == vocabulary_tensors(before).digest
-    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.state_dict().items())
+    ctx = init_context(student, tiny_tokenizer_dirs[0], tmp_path / "init")
+    Init().run(ctx)
+    assert (ctx.out / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
+    verification = manifest_of(ctx)["verification"]
+    assert verification["probe"]["bits_per_byte"] == verification["student_probe"]["bits_per_byte"]
 
 
-def test_the_reload_check_finds_what_is_wrong(
-    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
-) -> None:
-    directory = tiny_model_dir(tiny_tokenizer_dirs[0], tied=True)
-    assert differences(inspect(directory), {"tied": True}) == []
-    model = AutoModelForCausalLM.from_pretrained(directory)
-    model.model.norm.weight.data[0] = torch.nan
-    model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_tokenizer_dirs[0]).save_pretrained(tmp_path)
-    wrong = differences(inspect(tmp_path), {"tied": False})
-    assert wrong == ["tied is True, not False", "logits_finite is False, not True"]
-
-
-def test_an_alignment_that_needs_more_rows_than_the_model_has_is_refused(
-    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
-) -> None:
-    small, large = tiny_tokenizer_dirs
-    aligned = run_align(tiny_model_dir(large), small, tmp_path / "align")
-    tokenizer = AutoTokenizer.from_pretrained(large)
-    student = tiny_model_dir(small)
-    rows = AutoModelForCausalLM.from_pretrained(student).config.vocab_size
-    tokenizer.save_pretrained(student)
-    with pytest.raises(StageError, match=rf"ids up to {len(tokenizer) - 1}, the model has only {rows} rows"):
-        Init().run(init_context(student, small, aligned, tmp_path / "init"))
-
-
-def test_an_alignment_of_other_tokenizers_is_refused(
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(
     tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
 ) -> None:
     small, large = tiny_tokenizer_dirs
     student = tiny_model_dir(small)
-    aligned = run_align(student, large, tmp_path / "align")
-    with pytest.raises(StageError, match="made for another target tokenizer"):
-        Init().run(init_context(student, small, aligned, tmp_path / "init"))
+    written = []
+    for number, seed in enumerate((1, 1, 2)):
+        ctx = init_context(student, large, tmp_path / f"init-{number}", input="normal", seed=seed)
+        Init().run(ctx)
+        written.append((ctx.out / "model.safetensors").read_bytes())
+    assert written[0] == written[1] != written[2]
 
 
-def test_a_stage_that_is_asked_to_stop_stops(
+def test_a_donor_gives_rows_through_anchors_and_the_chain_falls_back(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    student, donor = tiny_model_dir(small, tied=False), tiny_model_dir(large, seed=3)
+    weights = load_file(donor / "model.safetensors")
+    gap = AutoTokenizer.from_pretrained(large)(" dog", add_special_tokens=False).input_ids[-1]
+    weights[EMBEDDING][gap] = 0  # nothing can be made of a zero row
+    save_file(weights, donor / "model.safetensors", metadata={"format": "pt"})
+    chain = {"method": "omp", "k": 8, "fallback": "fvt"}
+    ctx = init_context(student, large, tmp_path / "init", donor=donor, input=chain)
+    Init().run(ctx)
+    tensors = manifest_of(ctx)["tensors"]
+    assert tensors.keys() == {EMBEDDING, HEAD}
+    for tensor in tensors.values():
+        assert tensor["methods"] == ["copied", "omp", "piece_mean", "mean"]
+        assert tensor["rows"]["omp"] > 20
+        assert tensor["rows"]["piece_mean"] <= 1
+        assert 0 < tensor["diagnostics"]["residual"]["median"] < 1
+        assert tensor["anchors"]["used"] > 100
+    assert tensors[EMBEDDING]["weights_sha256"] == tensors[HEAD]["weights_sha256"], "a tied donor has one matrix"
+    assert tensors[EMBEDDING]["sha256"] != tensors[HEAD]["sha256"]
+
+
+def test_a_donor_without_the_target_tokens_is_refused(
+    tmp_path: Path,
+    tiny_tokenizer_dirs: tuple[Path, Path],
+    tiny_model_dir: Callable[..., Path],
+    byte_pair_strangers: Path,
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    donor = tiny_model_dir(byte_pair_strangers)
+    ctx = init_context(tiny_model_dir(small), large, tmp_path / "init", donor=donor, input="omp")
+    with pytest.raises(StageError, match="has none of the target tokenizer's tokens"):
+        Init().run(ctx)
+
+
+@pytest.fixture
+def byte_pair_strangers(tmp_path: Path) -> Path:
+    """A tokenizer of two Chinese words, with nothing that another one has."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(WordLevel({"[?]": 0, "東京都": 1, "大阪府": 2}, unk_token="[?]"))
+    backend.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[?]").save_pretrained(tmp_path / "strangers")
+    return tmp_path / "strangers"
+
+
+def test_hostile_and_broken_rows_of_a_donor_are_named(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    donor = tiny_model_dir(large, seed=3)
+    weights = load_file(donor / "model.safetensors")
+    hostile, broken = 364, 377  # among the last merges, which the smaller tokenizer does not have
+    names = [AutoTokenizer.from_pretrained(large).decode([token]) for token in (hostile, broken)]
+    weights[EMBEDDING][hostile] *= 1000
+    weights[EMBEDDING][broken, 0] = torch.nan
+    save_file(weights, donor / "model.safetensors", metadata={"format": "pt"})
+    chain = {"method": "ridge_map", "fallback": "fvt"}
+    ctx = init_context(tiny_model_dir(small), large, tmp_path / "init", donor=donor, input=chain, override={"e": "a"})
+    Init().run(ctx)
+    (tensor,) = manifest_of(ctx)["tensors"].values()
+    assert tensor["rejected"] == {"ridge_map": {"count": 1, "rows": [{"id": hostile, "token": names[0]}]}}
+    assert tensor["broken_donor_rows"] == {"count": 1, "rows": [{"id": broken, "token": names[1]}]}
+    said = (ctx.work / "said.txt").read_text(encoding="utf-8")
+    assert (
+        f"1 rows of ridge_map are not finite or too long: the next method made them: {names[0]!r} ({hostile})" in said
+    )
+    assert (
+        f"1 rows that the donor has for {EMBEDDING} are not finite and will not be used: {names[1]!r} ({broken})"
+        in said
+    )
+    records = np.load(ctx.out / "rows.npz")[f"{EMBEDDING}/method"]
+    assert [tensor["methods"][records[token]] for token in (hostile, broken)] == ["piece_mean", "piece_mean"]
+    assert np.array_equal(np.load(ctx.work / "new_rows.npy"), records != 0), "an overridden row is no copy"
+
+
+def test_a_donor_that_lower_cases_is_refused(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    donor = tiny_model_dir(large)
+    facts = json.loads((donor / "tokenizer.json").read_text(encoding="utf-8"))
+    facts["normalizer"] = {"type": "Lowercase"}
+    (donor / "tokenizer.json").write_text(json.dumps(facts), encoding="utf-8")
+    ctx = init_context(tiny_model_dir(small), large, tmp_path / "init", donor=donor, input="ridge_map")
+    with pytest.raises(StageError, match="one lower-cases all text: name a model that uses the target tokenizer"):
+        Init().run(ctx)
+
+
+def test_without_a_shared_token_there_is_a_model_and_a_warning(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], byte_pair_strangers: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dirs[0])
+    config = PhiConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = PhiForCausalLM(config)
+    model.lm_head.bias.data = torch.arange(len(tokenizer)) / 100
+    model.save_pretrained(tmp_path / "phi")
+    tokenizer.save_pretrained(tmp_path / "phi")
+    ctx = init_context(tmp_path / "phi", byte_pair_strangers, tmp_path / "init", bias="mean")
+    Init().run(ctx)
+    bias = load_file(ctx.out / "model.safetensors")["lm_head.bias"]
+    torch.testing.assert_close(bias, torch.full((3,), (len(tokenizer) - 1) / 200))
+    said = (ctx.work / "said.txt").read_text(encoding="utf-8")
+    assert "warning: student and target share no token" in said
+    assert "the tokenizer has no tokens for" in said
+
+
+@pytest.mark.parametrize("records", [[], [{"domain": "chat", "messages": [{"role": "user", "content": "Hello"}]}]])
+def test_documents_without_a_text_cannot_be_predicted(
+    tmp_path: Path,
+    tiny_tokenizer_dirs: tuple[Path, Path],
+    tiny_model_dir: Callable[..., Path],
+    records: list[dict[str, Any]],
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    ctx = init_context(tiny_model_dir(small), large, tmp_path / "init", verify={"text": "eval"})
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "documents.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+    ctx.inputs["eval"] = {"sources/eval": documents}
+    with pytest.raises(StageError, match=r"no document of data\.eval has a text"):
+        Init().run(ctx)
+
+
+def test_an_untied_head_is_made_on_request_and_has_its_own_methods(
     tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
 ) -> None:
     small, large = tiny_tokenizer_dirs
     student = tiny_model_dir(small)
-    ctx = init_context(student, large, run_align(student, large, tmp_path / "align"), tmp_path / "init")
-    ctx.should_stop = lambda: True
-    with pytest.raises(StageInterrupted):
+    ctx = init_context(student, large, tmp_path / "init", tie="untie", output=["mean"])
+    Init().run(ctx)
+    weights = load_file(ctx.out / "model.safetensors")
+    manifest = manifest_of(ctx)
+    assert not manifest["tied"]
+    assert manifest["tensors"][HEAD]["rows"]["mean"] > 0
+    copied = torch.from_numpy(np.load(ctx.out / "rows.npz")[f"{HEAD}/method"] == 0)
+    assert torch.equal(weights[HEAD][copied], weights[EMBEDDING][copied])
+    assert not torch.equal(weights[HEAD], weights[EMBEDDING])
+    _check_as_a_user_would(ctx.out, large, False, manifest["matrix_rows"])
+
+
+@pytest.mark.parametrize(
+    ("tied", "options", "expected"),
+    [
+        (True, {"output": "mean"}, "`output` has nothing to make. Remove `output`, or say `tie: untie`"),
+        (False, {"tie": "untie"}, "has an output matrix of its own already: remove `tie: untie`"),
+        (True, {"override": {" dgo": "a"}}, "override: tokenizer 'target' has no token ' dgo'"),
+    ],
+)
+def test_options_that_do_not_fit_the_student_are_refused(
+    tmp_path: Path,
+    tiny_tokenizer_dirs: tuple[Path, Path],
+    tiny_model_dir: Callable[..., Path],
+    tied: bool,
+    options: dict[str, Any],
+    expected: str,
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    ctx = init_context(tiny_model_dir(small, tied=tied), large, tmp_path / "init", **options)
+    with pytest.raises(StageError, match=expected):
         Init().run(ctx)
     assert list(ctx.out.iterdir()) == []
 
 
-def test_an_output_bias_gets_the_same_rows_as_the_head() -> None:
-    config = PhiConfig(vocab_size=6, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    model = PhiForCausalLM(config)
-    bias = torch.arange(6.0)
-    model.lm_head.bias.data = bias.clone()
-    tensors = replace_rows(model, lambda rows: rows[[5, 0, 3]], multiple=2)
-    assert not tensors.tied
-    torch.testing.assert_close(model.lm_head.bias, torch.tensor([5.0, 0.0, 3.0, 8 / 3]))
-    assert model(torch.tensor([[0, 3]])).logits.shape == (1, 2, 4)
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"input": []}, "names no method"),
+        ({"input": ["omp", {"method": "omp", "k": 3}]}, "names omp twice"),
+        ({"override": {"a": []}}, "override names no source token for 'a'"),
+        ({"input": {"method": "ompp"}}, "ompp"),
+        ({"output": ["mean", "omp"]}, "mean makes every row: omp after it would never be asked"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValidationError, match=expected):
+        Init.Config(**options)
 
 
-def test_a_bias_that_two_modules_share_stays_shared(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=6, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, is_decoder=True
+def test_every_way_to_write_a_chain_means_the_same() -> None:
+    written = [
+        {"method": "omp", "k": 8, "fallback": ["fvt", "mean"]},
+        [{"method": "omp", "k": 8}, "piece_mean", {"method": "mean"}],
+    ]
+    first, second = (Init.Config(input=chain) for chain in written)
+    assert first == second
+    assert Init.Config(**first.model_dump(mode="json")) == first
+    assert first.wanted_inputs == {"donor"}
+    assert Init.Config().wanted_inputs == frozenset()
+
+
+def test_an_output_bias_follows_the_rows_of_the_head(tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path]) -> None:
+    small, large = tiny_tokenizer_dirs
+    tokenizer = AutoTokenizer.from_pretrained(small)
+    config = PhiConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
-    model = BertLMHeadModel(config)
-    tensors = replace_rows(model, lambda rows: rows[[5, 0, 3]])
-    assert tensors.tied
-    assert model.cls.predictions.bias is model.cls.predictions.decoder.bias
-    model.save_pretrained(tmp_path)
-    reloaded = BertLMHeadModel.from_pretrained(tmp_path)
-    assert torch.equal(reloaded.cls.predictions.decoder.weight, tensors.head)
+    model = PhiForCausalLM(config)
+    model.lm_head.bias.data = torch.arange(len(tokenizer)) / 100
+    model.save_pretrained(tmp_path / "phi")
+    tokenizer.save_pretrained(tmp_path / "phi")
+    ctx = init_context(tmp_path / "phi", large, tmp_path / "init", pad_to_multiple_of=64)
+    Init().run(ctx)
+    alignment = VocabAlignment.load(tmp_path / "init-align" / "alignment.npz")
+    bias = load_file(ctx.out / "model.safetensors")["lm_head.bias"]
+    for token in range(alignment.target_size):
+        assert float(bias[token]) == pytest.approx(float(np.mean(alignment.pieces_of(token) / 100)), abs=1e-6)
+    assert len(bias) == manifest_of(ctx)["matrix_rows"] > alignment.target_size
+    assert (bias[alignment.target_size :] == -1e4).all(), "no padding row may win"
 
 
-def test_a_dimension_that_only_happens_to_be_the_vocabulary_size_is_no_vocabulary_tensor() -> None:
-    config = PhiConfig(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    assert len(vocabulary_tensors(PhiForCausalLM(config)).distinct) == 3
-
-
-def test_a_further_vocabulary_tensor_is_refused_by_name() -> None:
+def tiny_gemma3n(tokenizer_dir: Path, directory: Path) -> Path:
+    """A model with embeddings that every layer reads, for all but the last five tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     config = Gemma3nTextConfig(
-        vocab_size=64,
-        vocab_size_per_layer_input=60,
+        vocab_size=len(tokenizer),
+        vocab_size_per_layer_input=len(tokenizer) - 5,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
@@ -199,5 +376,81 @@ def test_a_further_vocabulary_tensor_is_refused_by_name() -> None:
         layer_types=["sliding_attention", "full_attention"],
         activation_sparsity_pattern=[0.0, 0.0],
     )
-    with pytest.raises(StageError, match=r"embed_tokens_per_layer\.weight \(60, 16\)"):
-        vocabulary_tensors(Gemma3nForCausalLM(config))
+    Gemma3nForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_a_donor_may_have_fewer_rows_of_one_role(tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path]) -> None:
+    tokenizer = tiny_tokenizer_dirs[1]
+    target = ByteView.from_tokenizer(tokenizer)
+    donor = Donor(tiny_gemma3n(tokenizer, tmp_path / "gemma3n"), target, tokenizer)
+    whole, shorter = donor.rows("input"), donor.rows("per_layer_input")
+    assert whole is not None
+    assert shorter is not None
+    assert whole.usable.tolist().count(False) <= 1  # the padding token's row is zero
+    assert len(shorter.rows) == target.vocab_size
+    assert not shorter.usable[-5:].any()
+    assert shorter.usable[10:-5].all()
+
+
+def test_embeddings_that_every_layer_reads_get_rows_too(tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path]) -> None:
+    small, large = tiny_tokenizer_dirs
+    ctx = init_context(tiny_gemma3n(small, tmp_path / "gemma3n"), large, tmp_path / "init")
+    Init().run(ctx)
+    alignment = VocabAlignment.load(tmp_path / "init-align" / "alignment.npz")
+    (before,) = (t for n, t in load_file(tmp_path / "gemma3n" / "model.safetensors").items() if "per_layer.weight" in n)
+    (after,) = (t for n, t in load_file(ctx.out / "model.safetensors").items() if "embed_tokens_per_layer.weight" in n)
+    for token in range(alignment.target_size):
+        pieces = torch.from_numpy(alignment.pieces_of(token)).long()
+        if (pieces < len(before)).all():
+            torch.testing.assert_close(after[token], before[pieces].mean(dim=0))
+        else:
+            torch.testing.assert_close(after[token], before.mean(dim=0))
+
+
+def test_broken_rows_of_the_student_are_named(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    student = tiny_model_dir(small)
+    weights = load_file(student / "model.safetensors")
+    weights[EMBEDDING][[7, 9], 0] = torch.nan
+    save_file(weights, student / "model.safetensors", metadata={"format": "pt"})
+    ctx = init_context(student, large, tmp_path / "init")
+    with pytest.raises(StageError, match=r"embed_tokens.weight of the student has rows that are not finite: 7, 9"):
+        Init().run(ctx)
+
+
+def test_an_alignment_that_needs_more_rows_than_the_model_has_is_refused(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    aligned = run_align(tiny_model_dir(large), small, tmp_path / "align")
+    tokenizer = AutoTokenizer.from_pretrained(large)
+    student = tiny_model_dir(small)
+    rows = AutoModelForCausalLM.from_pretrained(student).config.vocab_size
+    tokenizer.save_pretrained(student)
+    with pytest.raises(StageError, match=rf"ids up to {len(tokenizer) - 1}, the model has only {rows} rows"):
+        Init().run(init_context(student, small, tmp_path / "init", aligned))
+
+
+def test_an_alignment_of_other_tokenizers_is_refused(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    student = tiny_model_dir(small)
+    aligned = run_align(student, large, tmp_path / "align")
+    with pytest.raises(StageError, match="made for another target tokenizer"):
+        Init().run(init_context(student, small, tmp_path / "init", aligned))
+
+
+def test_a_stage_that_is_asked_to_stop_stops(
+    tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
+) -> None:
+    small, large = tiny_tokenizer_dirs
+    ctx = init_context(tiny_model_dir(small), large, tmp_path / "init")
+    ctx.should_stop = lambda: True
+    with pytest.raises(StageInterrupted):
+        Init().run(ctx)
+    assert list(ctx.out.iterdir()) == []

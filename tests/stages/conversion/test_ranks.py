@@ -194,3 +194,8 @@ def test_a_misspelled_pattern_name_is_not_taken_for_a_regex() -> None:
     assert resolve_pattern(r"\w+|\W+") == r"\w+|\W+"
     with pytest.raises(ValueError, match="unknown pattern 'gtp2'; known: gpt2, cl100k"):
         resolve_pattern("gtp2")
+
+
+def test_what_is_no_regex_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match=r"'\(\[' is no regex \(Oniguruma error: premature end of char-class\)"):
+        resolve_pattern("([")

@@ -1,0 +1,1 @@
+"""Giving a model another vocabulary: the parts of the init stage, imported when it runs."""

@@ -1,0 +1,1 @@
+"""The longest-suffix expansion of the input embedding of byte-level students."""
