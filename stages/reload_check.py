@@ -34,7 +34,7 @@ def inspect(directory: Path, *, new_rows: Path | None = None, documents: Path | 
 
     Returns:
         What ``inspect_tokenizer`` finds; ``logits_finite``, ``matrix_rows``, ``dtype`` and ``tied``; and, None where
-        logits are not finite, ``generated`` (the ids of a greedy continuation), ``probe`` (``probe.report``) and
+        logits are not finite, ``generated`` (a greedy continuation), ``probe`` (``probe.report``) and
         ``outliers``: ``logits``, ``input_norms`` and ``output_norms``, which need ``new_rows`` and copied ones to
         compare with.
     """
@@ -56,7 +56,7 @@ def inspect(directory: Path, *, new_rows: Path | None = None, documents: Path | 
         "matrix_rows": logits.shape[-1],
         "dtype": str(model.dtype).removeprefix("torch."),
         "tied": model.get_input_embeddings().weight is model.get_output_embeddings().weight,
-        "generated": _generate(model, prompt) if finite else None,
+        "generated": tokenizer.decode(_generate(model, prompt)) if finite else None,
         **(_probe(model, tokenizer, new_rows, documents) if finite else {"probe": None, "outliers": None}),
     }
 

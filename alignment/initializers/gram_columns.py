@@ -13,7 +13,7 @@ TILE = 128
 """Atoms scored at a time. One tile of all columns in use stays in the processor's cache while a batch reads it."""
 COLUMN = torch.float16
 PAIRS = 2**14
-"""Tiles scored a second time at a time."""
+"""Tiles searched for candidates at a time."""
 MAX_TILES = 64
 """A residual with candidates in more tiles is left undecided."""
 
@@ -65,6 +65,7 @@ class GramColumns:
         # Zeros take no memory until they are overwritten. The first slots are the targets'.
         self._columns = torch.zeros(self._tiles, slots, TILE, dtype=COLUMN, device=device)
         self._copy = torch.empty(slots, TILE, dtype=COLUMN, device=device)
+        self._scores = torch.empty(self._tiles, targets, TILE, dtype=torch.int16, device=device)
         self._slot_of = torch.full((count,), -1, device=device)
         self._atom_in = torch.full((slots,), -1, device=device)
         self._last_used = torch.full((slots,), -1, device=device)
@@ -126,23 +127,18 @@ class GramColumns:
         per_norm = per_norm + error
         terms = torch.cat([slots, targets[:, None]], dim=1)
         factors = F.pad(-coefficients, (0, 1), value=1.0).to(COLUMN)
-        maxima = self._tile_maxima(terms, factors)
+        scores, maxima = self._scored(terms, factors)
         slack = relative * maxima + self._tile_norms[:, None] * per_norm + absolute
         # The best score is surely no less than the floor; an atom that may reach it is a candidate.
         floor = (maxima - slack).amax(dim=0)
         in_reach = maxima + slack >= floor
         # A coefficient beyond float16 makes the floor NaN.
-        undecided = ~(floor > 0) | (in_reach.sum(dim=0) > MAX_TILES)
+        undecided = ~(floor > slack.amax(dim=0)) | (in_reach.sum(dim=0) > MAX_TILES)
         owners, tiles = (in_reach & ~undecided).T.nonzero(as_tuple=True)
-        least = (floor - absolute)[owners] - (self._tile_norms[tiles] * per_norm[owners])
-        least /= 1 + relative
-        # All tiles as one table: the same sums once more, of the few tiles in reach.
-        table = self._columns.flatten(0, 1)
+        least = (floor[owners] - slack[tiles, owners])[:, None]
         found = []
         for part in torch.arange(len(owners), device=owners.device).split(PAIRS):
-            rows = terms[owners[part]] + (tiles[part] * self._columns.shape[1])[:, None]
-            scores = weighted_sums(table, rows, factors[owners[part]]).float().abs_()
-            pairs, within = (scores >= least[part, None]).nonzero(as_tuple=True)
+            pairs, within = (scores[tiles[part], owners[part]].float() >= least[part]).nonzero(as_tuple=True)
             found.append(torch.stack([owners[part][pairs], tiles[part][pairs] * TILE + within]))
         return Candidates(*torch.cat(found, dim=1)) if found else Candidates(owners, owners)
 
@@ -158,20 +154,22 @@ class GramColumns:
         absolute = half.smallest_normal * half.eps * (1 + coefficients.abs().sum(dim=1))
         return half.eps, per_norm.float(), absolute.float()
 
-    def _tile_maxima(self, terms: Tensor, factors: Tensor) -> Tensor:
-        """The greatest score of each tile, float32 [tiles, R]."""
+    def _scored(self, terms: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """All scores, float16 [tiles, R, TILE], until the next call; the greatest of each tile, float32 [tiles, R]."""
         # Without their sign bits, floating-point numbers are in the order of their bits, and integers compare faster.
         magnitude = torch.iinfo(torch.int16).max
+        scores = self._scores[:, : len(terms)]
         maxima = torch.empty(self._tiles, len(terms), dtype=torch.int16, device=terms.device)
         # Reading a tile in order first is much faster than reading it from memory at random.
         dense = terms.numel() > self._filled
         for tile in range(self._tiles):
-            columns = (
-                self._copy[: self._filled].copy_(self._columns[tile, : self._filled]) if dense else self._columns[tile]
-            )
+            columns = self._columns[tile, : self._filled]
+            if dense:
+                columns = self._copy[: self._filled].copy_(columns)
             bits = weighted_sums(columns, terms, factors).view(torch.int16)
-            torch.amax(bits.bitwise_and_(magnitude), dim=1, out=maxima[tile])
-        return maxima.view(COLUMN).float()
+            torch.bitwise_and(bits, magnitude, out=scores[tile])
+            torch.amax(scores[tile], dim=1, out=maxima[tile])
+        return scores.view(COLUMN), maxima.view(COLUMN).float()
 
 
 def weighted_sums(rows: Tensor, indices: Tensor, weights: Tensor) -> Tensor:

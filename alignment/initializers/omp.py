@@ -166,8 +166,8 @@ def memory_plan(count: int, width: int, k: int, budget: int) -> MemoryPlan:
     # Of each column: two bytes an atom, and a place in the copy of a tile.
     column_bytes = 2 * TILE * (tiles + 1)
     atom_bytes = 4 * width + 32
-    # Of each target: its own column, maxima of tiles, its basis (twice while others leave) and vectors of its width.
-    target_bytes = column_bytes + 16 * tiles + 16 * k * k + 40 * width + 128 * k
+    # Of each target: its own column, its scores, its basis (twice while others leave) and vectors of its width.
+    target_bytes = 2 * column_bytes + 16 * tiles + 16 * k * k + 40 * width + 128 * k
     fixed = tiles * TILE * atom_bytes + WORK_BYTES
     free = budget - fixed
     if free < target_bytes + k * column_bytes:

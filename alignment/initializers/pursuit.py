@@ -7,7 +7,7 @@ either, float64 does. Bases are float32's until atoms are nearly dependent; the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from alignment.initializers.exact_atoms import ExactAtoms, basis_row, orthonormalised, refined, ridge_solution
 from alignment.initializers.gram_columns import Candidates, ColumnsExhausted, GramColumns, weighted_sums
+from alignment.initializers.open_targets import OpenTargets
 
 NEW_DIRECTION = 1e-3
 """An atom of which less than this share of its norm is new to the span is not picked (§5.1: L_tt^2 < 1e-6 G_jj)."""
@@ -43,62 +44,6 @@ class PursuitOptions:
     ridge: float
 
 
-@dataclass
-class _Open:
-    """The R targets that still need atoms, with t atoms each. Targets and atoms have norm 1 here.
-
-    Attributes:
-        rows: int64 [R], their places in the batch.
-        atoms, slots: int64 [R, t], atoms in the order of the picks, and where their Gram columns are.
-        basis: float64 [R, k, k], lower triangular: the first t rows make an orthonormal basis of the atoms.
-        smallest: float64 [R], the least share of an atom that was new to the span of those before it.
-        coefficients: float64 [R, t], of least squares, good to float32.
-        remaining: float64 [R], squared norm of the residual.
-        held, held_norms: float64 [R, k] and [R], the coefficients of the residuals that the Gram columns were given
-            as targets last, and these residuals' norms.
-    """
-
-    rows: Tensor
-    atoms: Tensor
-    slots: Tensor
-    basis: Tensor
-    smallest: Tensor
-    coefficients: Tensor
-    remaining: Tensor
-    held: Tensor
-    held_norms: Tensor
-
-    @classmethod
-    def at_start(cls, count: int, k: int, device: torch.device) -> _Open:
-        rows = torch.arange(count, device=device)
-        ones = torch.ones(count, dtype=torch.float64, device=device)
-        none = rows.new_empty(count, 0)
-        return cls(
-            rows=rows,
-            atoms=none,
-            slots=none,
-            basis=ones.new_zeros(count, k, k),
-            smallest=ones,
-            coefficients=ones.new_empty(count, 0),
-            remaining=ones,
-            held=ones.new_zeros(count, k),
-            held_norms=ones,
-        )
-
-    @property
-    def count(self) -> int:
-        """Atoms of each target, t."""
-        return self.atoms.shape[1]
-
-    def basis_of(self, part: Tensor | slice = slice(None)) -> Tensor:
-        """The bases of some targets, [P, t, t]."""
-        return self.basis[part, : self.count, : self.count]
-
-    def kept(self, mask: Tensor) -> _Open:
-        """Without the targets outside ``mask`` [R]."""
-        return _Open(*(getattr(self, field.name)[mask] for field in fields(self)))
-
-
 class Batch:
     """B targets on their way to k atoms each.
 
@@ -118,7 +63,7 @@ class Batch:
         self._targets = targets
         self._norms = targets.double().norm(dim=1)
         self._units = (targets / self._norms[:, None]).float()
-        self._open = _Open.at_start(len(targets), options.k, targets.device)
+        self._open = OpenTargets.at_start(len(targets), options.k, targets.device)
         self.indices = torch.full((len(targets), options.k), -1, device=targets.device)
         self.weights = torch.zeros_like(self._open.held)
         self.residuals = torch.ones_like(self._norms)

@@ -30,7 +30,7 @@ class MadeRows:
     Attributes:
         values: [V_target, D] in the student's dtype.
         methods: names; ``method`` holds indices into them. The first is ``copied``.
-        method: int8 [V_target].
+        method: int8 [V_target]; -1 while nobody has made the row.
         rejected: method -> target ids whose rows were not finite or far too long, and went to the next method.
         diagnostics: name -> float32 [V_target], NaN where a row has none.
         weights_sha256: of the weights over old rows of every row that has them.
@@ -102,53 +102,29 @@ def make_rows(
     Raises:
         StageInterrupted: the stage was asked to stop.
     """
-    alignment, rows = task.alignment, task.rows
-    made = MadeRows(
-        values=torch.empty(alignment.target_size, rows.shape[1], dtype=rows.dtype),
-        methods=(COPIED, *methods),
-        method=np.zeros(alignment.target_size, dtype=np.int8),
-        rejected={name: [] for name in methods},
-    )
     sources = dict(followers or {})
-    means = {name: mean_row(tensor) for name, tensor in sources.items()}
-    made.followers = {
-        name: torch.empty(alignment.target_size, tensor.shape[1], dtype=tensor.dtype)
-        for name, tensor in sources.items()
-    }
-    copied = torch.from_numpy(_copies(task, copy_exact))
-    from_ids = torch.from_numpy(alignment.pieces[alignment.offsets[copied.numpy()]]).long()
-    made.values[copied] = rows[from_ids]
-    for name, tensor in sources.items():
-        made.followers[name][copied] = tensor[from_ids]
-
-    limit = float("inf") if max_norm is None else max_norm * _typical_norm(rows)
+    made = _exact_copies(task, tuple(methods), copy_exact, sources)
+    limit = float("inf") if max_norm is None else max_norm * _typical_norm(task.rows)
     digest = hashlib.sha256()
-    left = torch.ones(alignment.target_size, dtype=torch.bool)
-    left[copied] = False
-    remaining = left.nonzero().flatten()
-    block_rows = max(256, _BLOCK_ELEMENTS // rows.shape[1])
-    for index, (name, method) in enumerate(methods.items(), start=1):
+    remaining = torch.from_numpy(made.method < 0).nonzero().flatten()
+    for place, (name, method) in enumerate(methods.items(), start=1):
         if not len(remaining):
             break
         method.fit()
-        longest = limit if index < len(methods) else float("inf")
         declined = []
-        for ids in remaining.split(block_rows):
+        for ids in remaining.split(max(256, _BLOCK_ELEMENTS // task.rows.shape[1])):
             if task.transplant.should_stop():
                 raise StageInterrupted
             block = method.rows(ids)
-            values = block.values(rows).to(rows.dtype)
+            values = block.values(task.rows).to(task.rows.dtype)
             norms = values.float().norm(dim=1)
-            acceptable = norms.isfinite() & (norms <= longest)
-            made.rejected[name] += ids[block.made & ~acceptable].tolist()
+            acceptable = norms.isfinite() & (norms <= limit if place < len(methods) else True)
             kept = block.made & acceptable
+            made.rejected[name] += ids[block.made & ~acceptable].tolist()
             made.values[ids[kept]] = values[kept]
-            made.method[ids[kept].numpy()] = index
+            made.method[ids[kept].numpy()] = place
             _record(made, block, ids, kept, digest)
-            for follower, tensor in sources.items():
-                given = block.rows.combine(tensor) if isinstance(block.rows, SparseRows) else means[follower]
-                target = made.followers[follower]
-                target[ids[kept]] = given.expand(len(ids), -1)[kept].to(target.dtype)
+            _follow(made, block, ids, kept, sources)
             declined.append(ids[~kept])
         remaining = torch.cat(declined)
     if len(remaining):
@@ -157,7 +133,36 @@ def make_rows(
     return made
 
 
-def _copies(task: RowTask, copy_exact: bool) -> np.ndarray:
+def _exact_copies(
+    task: RowTask, methods: tuple[str, ...], copy_exact: bool, followers: Mapping[str, Tensor]
+) -> MadeRows:
+    """The rows that are copies; all others are open, their method -1."""
+    alignment = task.alignment
+    made = MadeRows(
+        values=torch.empty(alignment.target_size, task.rows.shape[1], dtype=task.rows.dtype),
+        methods=(COPIED, *methods),
+        method=np.full(alignment.target_size, -1, dtype=np.int8),
+        rejected={name: [] for name in methods},
+    )
+    copied = copied_ids(task, copy_exact)
+    source_ids = torch.from_numpy(alignment.pieces[alignment.offsets[copied]]).long()
+    made.values[torch.from_numpy(copied)] = task.rows[source_ids]
+    made.method[copied] = 0
+    for name, tensor in followers.items():
+        made.followers[name] = torch.empty(alignment.target_size, tensor.shape[1], dtype=tensor.dtype)
+        made.followers[name][torch.from_numpy(copied)] = tensor[source_ids]
+    return made
+
+
+def _follow(made: MadeRows, block: RowBlock, ids: Tensor, kept: Tensor, followers: Mapping[str, Tensor]) -> None:
+    """Give ``followers`` rows by the weights of a block, or their mean row where it has none."""
+    for name, tensor in followers.items():
+        sparse = isinstance(block.rows, SparseRows)
+        given = block.rows.combine(tensor) if sparse else mean_row(tensor).expand(len(ids), -1)
+        made.followers[name][ids[kept]] = given[kept].to(tensor.dtype)
+
+
+def copied_ids(task: RowTask, copy_exact: bool) -> np.ndarray:
     """int64: target ids that take a source row as it is."""
     alignment = task.alignment
     if copy_exact:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 from torch import Tensor
 
-from stages.initialisation.chain import named_tokens
+from stages.initialisation.chain import copied_ids, named_tokens
 from stages.initialisation.donor import Donor
 from stages.initialisation.methods import build_method
 from stages.initialisation.task import Method, RowTask, Transplant
@@ -83,7 +83,7 @@ def plan_tensors(config: Any, transplant: Transplant, tensors: Sequence[Vocabula
         plans[tensor.name] = TensorPlan(tensor, task, chain, methods, anchors)
     _attach_biases(config, tensors, plans)
     for plan in plans.values():
-        _announce(transplant, plan)
+        _announce(transplant, plan, config.copy_exact)
     return plans
 
 
@@ -113,9 +113,9 @@ def _attach_biases(config: Any, tensors: Sequence[VocabularyTensor], plans: Mapp
             leader.followers[tensor.name] = read_rows(tensor)[: len(leader.task.rows)]
 
 
-def _announce(transplant: Transplant, plan: TensorPlan) -> None:
+def _announce(transplant: Transplant, plan: TensorPlan, copy_exact: bool) -> None:
     """Say what will be made, by what, and at what cost."""
-    new_rows = int((~transplant.alignment.copied).sum())
+    new_rows = transplant.alignment.target_size - len(copied_ids(plan.task, copy_exact))
     costs = []
     for name, method in plan.methods.items():
         estimate = method.estimate(new_rows)

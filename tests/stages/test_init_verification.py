@@ -188,7 +188,7 @@ def test_a_fresh_process_reports_losses_and_outliers(tmp_path: Path, untied: Pat
 
     found = inspect_in_fresh_process(directory, new_rows=mask, documents=documents)
     assert differences(found, {"dtype": "bfloat16", "tied": False, "matrix_rows": len(tokenizer)}) == []
-    assert 1 <= len(found["generated"]) <= 8
+    assert found["generated"]
     sizes = [len(passage.encode()) for passage in read_passages(documents)]
     assert found["probe"]["bytes"] == sum(sizes)
     assert found["probe"]["copied"]["tokens"] + found["probe"]["new"]["tokens"] == found["probe"]["tokens"]
