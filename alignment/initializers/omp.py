@@ -95,6 +95,7 @@ class OrthogonalMatchingPursuit:
         stop_tol: float = 1e-6,
         memory_budget: int = 4 * GIB,
     ) -> None:
+        anchors = anchors.detach()
         count, width = anchors.shape
         if not 1 <= k <= count:
             raise ValueError(f"k is {k}, but there are {count} anchors: choose a k from 1 to {count}")
@@ -116,6 +117,7 @@ class OrthogonalMatchingPursuit:
             targets: any floating-point type, finite.
             poll: called once a step, every few seconds; what it raises ends the work.
         """
+        targets = targets.detach()
         count = len(targets)
         indices = torch.full((count, self._k), -1, device=targets.device)
         weights = torch.zeros(count, self._k, device=targets.device)

@@ -75,6 +75,7 @@ class Batch:
         """Whether all targets have their atoms or were given up."""
         return len(self._open.rows) == 0
 
+    @torch.enable_grad()
     def step(self) -> None:
         """Give every target its next atom, or let it leave."""
         state, columns = self._open, self._columns

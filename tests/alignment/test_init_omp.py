@@ -263,6 +263,17 @@ def test_a_zero_target_gets_no_atoms():
     assert found.rows.combine(BASE)[0].tolist() == [0, 0, 0]
 
 
+def test_gradients_of_the_caller_do_not_matter():
+    generator = torch.Generator().manual_seed(13)
+    anchors, targets = torch.randn(300, 16, generator=generator), torch.randn(9, 16, generator=generator)
+    plain = omp(anchors, targets, 6).rows
+    with torch.no_grad():
+        assert torch.equal(omp(anchors, targets, 6).rows.weights, plain.weights)
+    tracked = omp(torch.nn.Parameter(anchors), torch.nn.Parameter(targets), 6).rows
+    assert torch.equal(tracked.weights, plain.weights)
+    assert not tracked.weights.requires_grad
+
+
 def test_work_can_be_interrupted():
     def stop():
         raise KeyboardInterrupt

@@ -127,17 +127,17 @@ def test_the_own_tokenizer_as_target_gives_the_same_bytes(
     assert verification["probe"]["bits_per_byte"] == verification["student_probe"]["bits_per_byte"]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(
+def test_the_same_seed_gives_the_same_bytes(
     tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]
 ) -> None:
     small, large = tiny_tokenizer_dirs
     student = tiny_model_dir(small)
     written = []
-    for number, seed in enumerate((1, 1, 2)):
-        ctx = init_context(student, large, tmp_path / f"init-{number}", input="normal", seed=seed)
+    for number in range(2):
+        ctx = init_context(student, large, tmp_path / f"init-{number}", input="normal", seed=1)
         Init().run(ctx)
         written.append((ctx.out / "model.safetensors").read_bytes())
-    assert written[0] == written[1] != written[2]
+    assert written[0] == written[1]
 
 
 def test_a_donor_gives_rows_through_anchors_and_the_chain_falls_back(
