@@ -26,14 +26,14 @@ _SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "n
 _ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
 
-def config(architecture: str) -> PretrainedConfig:
-    """The configuration of a tiny model with ``ROWS`` rows."""
-    small = {"vocab_size": ROWS, **_SMALL, **_ENDS}
+def config(architecture: str, rows: int = ROWS, per_layer_rows: int = PER_LAYER_ROWS) -> PretrainedConfig:
+    """The configuration of a tiny model with ``rows`` rows; ``per_layer_rows`` is Gemma-3n's."""
+    small = {"vocab_size": rows, **_SMALL, **_ENDS}
     match architecture:
         case "llama-tied" | "llama-untied":
             return LlamaConfig(**small, tie_word_embeddings=architecture == "llama-tied")
         case "gpt2":
-            return GPT2Config(vocab_size=ROWS, n_embd=16, n_layer=1, n_head=2, **_ENDS)
+            return GPT2Config(vocab_size=rows, n_embd=16, n_layer=1, n_head=2, **_ENDS)
         case "gpt-neox" | "gpt-neox-tied":
             return GPTNeoXConfig(**small, tie_word_embeddings=architecture == "gpt-neox-tied")
         case "phi":
@@ -48,7 +48,7 @@ def config(architecture: str) -> PretrainedConfig:
         case "gemma3n":
             return Gemma3nTextConfig(
                 **small | {"num_hidden_layers": 2},
-                vocab_size_per_layer_input=PER_LAYER_ROWS,
+                vocab_size_per_layer_input=per_layer_rows,
                 num_key_value_heads=1,
                 head_dim=8,
                 hidden_size_per_layer_input=8,
