@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphlib
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.problems import Problem, dotted, unknown_name
@@ -23,6 +23,7 @@ class Node:
     needs: tuple[str, ...]
     inputs: Mapping[str, Input]
     output: type[Artifact]
+    named: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,24 @@ def _wrong_name(needed: str, before: Sequence[str], known: Sequence[str]) -> str
 
 
 def _makes(node: Node | None, wanted: Input) -> bool:
-    return node is not None and issubclass(node.output, wanted.artifact)
+    return node is not None and issubclass(node.output, wanted.replacement or wanted.artifact)
+
+
+def _kind(wanted: Input) -> str:
+    """The kind of artifact that a stage of ``needs`` may fill the input with, in words."""
+    accepted = wanted.replacement or wanted.artifact
+    kinds = accepted if isinstance(accepted, tuple) else (accepted,)
+    return " or ".join(repr(kind.kind) for kind in kinds)
 
 
 def _bind_inputs(node: Node, nodes: Mapping[str, Node | None]) -> Binding:
+    named = {other for names in node.named.values() for other in names}
     makers = {
-        name: tuple(needed for needed in node.needs if _makes(nodes.get(needed), wanted))
+        name: tuple(
+            needed
+            for needed in node.needs
+            if _makes(nodes.get(needed), wanted) and needed in node.named.get(name, {needed} - named)
+        )
         for name, wanted in node.inputs.items()
         if wanted.source is None or wanted.replaceable
     }
@@ -97,7 +110,7 @@ def _mismatches(stage: str, binding: Binding, nodes: Mapping[str, Node | None]) 
     node = nodes[stage]
     for name, bound in binding.inputs.items():
         wanted = node.inputs[name]
-        kind = repr(wanted.artifact.kind)
+        kind = _kind(wanted)
         if not bound:
             makers = [other for other in nodes if other != stage and _makes(nodes[other], wanted)]
             way_out = (

@@ -148,7 +148,7 @@ def _check_stages(
         needs = entry.get("needs") or []
         inputs = _inputs(stage.inputs, config)
         if inputs is not None and isinstance(needs, list) and all(isinstance(need, str) for need in needs):
-            nodes[name] = graph.Node(tuple(needs), inputs, stage.output)
+            nodes[name] = graph.Node(tuple(needs), inputs, stage.output, config.named_inputs if config else {})
     return configs, nodes
 
 

@@ -32,6 +32,14 @@ class StageConfig(BaseModel):
         """The stage's optional inputs that these options need."""
         return frozenset()
 
+    @property
+    def named_inputs(self) -> Mapping[str, tuple[str, ...]]:
+        """Inputs for which these options name the stages: input -> stages, each of which ``needs`` lists as well.
+
+        A stage that is named here fills no other input, so one artifact kind can serve two purposes.
+        """
+        return {}
+
 
 def not_keyed(default: Any, **constraints: Any) -> Any:
     """A field that changes how a stage runs but not what it computes, so it stays out of the cache key."""
@@ -57,13 +65,15 @@ class Input:
         many: takes every matching stage of ``needs`` instead of exactly one.
         replaceable: a matching stage of ``needs`` takes the place of ``source``.
         optional: exists only where the stage's options want it (``StageConfig.wanted_inputs``).
+        replacement: the kind of artifact that takes the place of ``source``, where it is another one than ``artifact``.
     """
 
-    artifact: type[Artifact]
+    artifact: type[Artifact] | tuple[type[Artifact], ...]
     source: str | None = None
     many: bool = False
     replaceable: bool = False
     optional: bool = False
+    replacement: type[Artifact] | None = None
 
 
 class StageError(Exception):

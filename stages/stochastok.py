@@ -31,7 +31,7 @@ class StochasTok:
     def run(self, ctx: StageContext) -> None:
         from alignment.byte_view import ByteView, InexactEncoding
         from alignment.splits import SplitTable
-        from stages.training.data import generator
+        from stages.training.random import generator
         from stages.training.run import train_student
         from stages.training.windows import Document, Window, plain_windows
 

@@ -14,7 +14,7 @@ from alignment.encoding import Encoding
 from alignment.spans import align_batch
 from stages.initialisation.task import Transplant
 from stages.stage import StageError, StageInterrupted
-from stages.training.data import generator
+from stages.training.random import generator
 from stages.training.windows import Window, text_windows
 
 HELD_OUT = 64

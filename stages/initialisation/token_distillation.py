@@ -22,8 +22,9 @@ from stages.initialisation.task import Transplant
 from stages.initializers.refiners import TokenDistillOptions
 from stages.stage import StageError, StageInterrupted
 from stages.training import checkpoint
-from stages.training.data import Batch, collate, generator
-from stages.training.models import pick_device, to_device
+from stages.training.batch import Batch, collate, to_device
+from stages.training.models import pick_device
+from stages.training.random import generator
 from stages.training.windows import Window
 
 _CHECKPOINT_STEPS = 200

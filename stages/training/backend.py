@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from stages.stage import StageError
+from stages.training.batch import SideBatch
 from stages.training.config import TrainingConfig
-from stages.training.data import SideBatch
 from stages.training.models import Losses, Pass, ScoringModel
 from stages.training.optimiser import parameter_groups, set_learning_rate
 

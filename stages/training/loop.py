@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,10 +13,10 @@ import torch
 from stages.stage import StageContext, StageError, StageInterrupted
 from stages.training import checkpoint, curve
 from stages.training.backend import Backend
+from stages.training.batches import BatchSource
 from stages.training.config import TrainingConfig
-from stages.training.data import Batch, WindowStream, generator, micro_batches
-from stages.training.models import to_device
 from stages.training.optimiser import learning_rate_factor
+from stages.training.random import generator
 from stages.training.step import Stepper
 
 
@@ -26,11 +26,10 @@ class Trainer:
 
     ctx: StageContext
     config: TrainingConfig
-    stream: WindowStream
+    batches: BatchSource
     backend: Backend
     stepper: Stepper
     device: torch.device
-    micro_batch: int
     _idle: set[str] = field(default_factory=set, init=False)
 
     def run(self) -> None:
@@ -49,7 +48,7 @@ class Trainer:
                 raise StageInterrupted(f"stopped after step {step:,} of {self.config.steps:,}")
             logged = (step + 1) % self.config.log_every == 0 or step + 1 == self.config.steps
             self._seed_dropout(step)
-            values = self.stepper.take(self._batches(), step, measure=logged)
+            values = self.stepper.take(self.batches.take(), step, measure=logged)
             values["learning_rate"] = self.config.learning_rate * learning_rate_factor(step, self.config)
             step, tokens = step + 1, tokens + values.pop("tokens")
             self._note_idle(step, values)
@@ -71,17 +70,6 @@ class Trainer:
             if not values[f"{name}.units"] and name not in self._idle:
                 self._idle.add(name)
                 self.ctx.progress(f"note: {name} found nothing to compare in the batch of step {step:,}")
-
-    def _batches(self) -> Sequence[Batch]:
-        windows = self.stream.take(self.config.batch_windows)
-        return [
-            Batch(
-                student=to_device(batch.student, self.device),
-                teacher=None if batch.teacher is None else to_device(batch.teacher, self.device),
-                num_chunks=batch.num_chunks,
-            )
-            for batch in micro_batches(windows, self.micro_batch, self.ctx.rank, self.ctx.world_size)
-        ]
 
     def _stop_requested(self) -> bool:
         # Every process must leave at the same step, or the next collective would wait for ever.
@@ -112,7 +100,7 @@ class Trainer:
         self.backend.save(directory)
         self._barrier()
         if self.ctx.rank == 0:
-            state = {"step": step, "data": self.stream.state(), "balance": self.stepper.state()}
+            state = {"step": step, "data": self.batches.state(), "balance": self.stepper.state()}
             checkpoint.complete(directory, state | self._layout())
             checkpoint.prune(root, self.config.keep_checkpoints)
         self._barrier()
@@ -135,7 +123,7 @@ class Trainer:
                 f"start this stage again by removing {directory.parent}"
             )
         self.backend.load(directory)
-        self.stream.restore(state["data"])
+        self.batches.restore(state["data"])
         self.stepper.restore(state["balance"], self.device)
         if self.ctx.rank == 0:
             curve.truncate(self.ctx.work, state["step"])

@@ -16,7 +16,7 @@ from losses.predictions import LinearHead, Predictions, top_k_predictions
 from losses.scores import token_scores
 from stages.model_loading import load_causal_lm
 from stages.output_head import OutputHead, output_matrix
-from stages.training.data import SideBatch
+from stages.training.batch import SideBatch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -230,8 +230,3 @@ def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> nn.
 def pick_device(local_rank: int) -> torch.device:
     """This process's accelerator, or the CPU where there is none."""
     return torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def to_device(batch: SideBatch, device: torch.device) -> SideBatch:
-    """``batch`` with its tensors on ``device``."""
-    return SideBatch(*(getattr(batch, name).to(device, non_blocking=True) for name in SideBatch.__dataclass_fields__))

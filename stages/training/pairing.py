@@ -22,6 +22,7 @@ from stages.training.config import TrainingConfig
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
 from stages.training.objectives import ModelFacts, Pair, Term, build_terms
 from stages.training.optimiser import select_trainable
+from stages.training.teacher import OnlineTeacher, Teacher
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Models:
     """What a training step works with: the student holds the objectives' own parameters."""
 
     student: ScoringModel
-    teacher: ScoringModel | None
+    teachers: tuple[Teacher, ...]
     terms: list[Term]
 
 
@@ -82,7 +83,7 @@ def load_models(
         if term.objective.auxiliary is not None:
             student.auxiliary[term.name] = term.objective.auxiliary.to(device, dtype)
     if teacher_model is None:
-        return Models(student, None, terms)
+        return Models(student, (), terms)
     reads = [term.objective.teacher_reads for term in terms]
     if teaching.top_k is not None and teaching.top_k > pair.teacher.view.vocab_size:
         raise StageError(
@@ -91,7 +92,7 @@ def load_models(
         )
     top_k = 0 if _scores_are_enough(losses) else teaching.top_k
     teacher = _scoring(teacher_model, pair.teacher, reads, top_k).requires_grad_(False)
-    return Models(student, teacher, terms)
+    return Models(student, (OnlineTeacher(teacher),), terms)
 
 
 def _scores_are_enough(losses: Sequence[LossEntry]) -> bool:

@@ -15,12 +15,13 @@ from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError
 from stages.training import curve
 from stages.training.backend import Backend, DeepSpeedBackend, PlainBackend
+from stages.training.batches import BatchSource
 from stages.training.config import TrainingConfig
-from stages.training.data import WindowStream
 from stages.training.loop import Trainer
 from stages.training.models import ScoringModel, pick_device
 from stages.training.pairing import Teaching, load_models
 from stages.training.step import Stepper
+from stages.training.stream import WindowStream
 from stages.training.windows import Document, Window, read_documents
 
 
@@ -68,9 +69,10 @@ def train_student(
         torch.set_float32_matmul_precision("medium")
     models = load_models(ctx, config, losses, teaching, device)
     backend = _backend(ctx, models.student, config, micro_batch, accumulation)
-    stepper = Stepper(backend, models.terms, models.teacher, balancer, config.steps)
+    stepper = Stepper(backend, models.terms, models.teachers, balancer, config.steps)
     try:
-        Trainer(ctx, config, stream, backend, stepper, device, micro_batch).run()
+        batches = BatchSource(stream, config.batch_windows, micro_batch, ctx.rank, ctx.world_size, device)
+        Trainer(ctx, config, batches, backend, stepper, device).run()
         _export(ctx, backend, models.student, covered)
     finally:
         backend.close()

@@ -16,9 +16,10 @@ from losses.balance import Balancer
 from losses.output import LossOutput
 from stages.stage import StageError
 from stages.training.backend import Backend
-from stages.training.data import Batch
-from stages.training.models import Pass, ScoringModel, Signals
+from stages.training.batch import Batch
+from stages.training.models import Pass, Signals
 from stages.training.objectives import Term
+from stages.training.teacher import Teacher
 
 
 class Stepper:
@@ -27,7 +28,7 @@ class Stepper:
     Args:
         backend: holds the student and its optimiser.
         terms: of the loss.
-        teacher: scores the teacher's side of every batch; None when no objective asks for it.
+        teachers: score the teacher's side of every batch, by ``Batch.teacher_number``; none when no objective asks.
         balancer: sets the weights from the gradients at the input of the output head, where they are small and whole
             whatever ZeRO shards; None for the recipe's weights. A step uses the gradients of the step before, so the
             weights are the same for all its micro-batches and processes; the first step measures them in a forward
@@ -39,13 +40,13 @@ class Stepper:
         self,
         backend: Backend,
         terms: Sequence[Term],
-        teacher: ScoringModel | None,
+        teachers: Sequence[Teacher],
         balancer: Balancer | None,
         steps: int,
     ) -> None:
         self._backend = backend
         self._terms = terms
-        self._teacher = teacher
+        self._teachers = teachers
         self._balancer = balancer
         self._steps = steps
         self._weights: Tensor | None = None
@@ -102,7 +103,7 @@ class Stepper:
             self._balancer.restore(state["balancer"])
 
     def _teach(self, batch: Batch) -> Signals | None:
-        return None if self._teacher is None or batch.teacher is None else self._teacher.score(batch.teacher)
+        return self._teachers[batch.teacher_number].score(batch) if self._teachers else None
 
     def _global_statistics(self, batches: Sequence[Batch], teachers: Sequence[Signals | None]) -> list[Tensor]:
         local = [

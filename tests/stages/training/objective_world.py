@@ -18,7 +18,7 @@ from losses.predictions import LinearHead, TopKPredictions
 from losses.scores import token_scores
 from stages.objectives import LossEntry
 from stages.training.aligner import DocumentAligner
-from stages.training.data import Batch, SideBatch, collate
+from stages.training.batch import Batch, SideBatch, collate
 from stages.training.models import Reads, Signals
 from stages.training.objectives import ModelFacts, Objective, Pair, build_terms
 from stages.training.windows import Document, Window

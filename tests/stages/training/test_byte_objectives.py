@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from alignment.byte_view import ByteView
 from stages.objectives import LossEntry
-from stages.training.data import Batch, collate
+from stages.training.batch import Batch, collate
 from stages.training.objectives import ModelFacts, Pair, build_terms
 from stages.training.windows import Side, Window
 

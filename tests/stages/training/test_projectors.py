@@ -21,7 +21,7 @@ from stages.artifacts import ModelArtifact
 from stages.distill import Distill, DistillConfig
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training.data import Batch, SideBatch
+from stages.training.batch import Batch, SideBatch
 from stages.training.objectives import Objective
 
 TEXTS = [

@@ -8,7 +8,10 @@ import torch
 
 from stages.stage import StageError
 from stages.training.aligner import DocumentAligner
-from stages.training.data import WindowStream, collate, generator, micro_batches
+from stages.training.batch import collate
+from stages.training.layout import micro_batches
+from stages.training.random import generator
+from stages.training.stream import WindowStream
 from stages.training.windows import Document, Window, plain_windows
 
 TEXT = "The quick brown fox jumps over 12345 lazy dogs.\n    def add(x):\n        return x + 1\n" * 6

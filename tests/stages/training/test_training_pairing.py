@@ -14,7 +14,7 @@ from stages.objectives.base import schedule_factor
 from stages.objectives.capabilities import CAPABILITIES, GIVES, usable_with
 from stages.stage import StageContext, StageError
 from stages.training.aligner import DocumentAligner
-from stages.training.data import collate
+from stages.training.batch import collate
 from stages.training.pairing import Teaching, load_models
 from stages.training.windows import Document
 
@@ -155,7 +155,7 @@ def test_a_step_holds_no_more_of_the_teacher_than_objectives_read(
     models = load_models(ctx, config, config.losses, Teaching(teacher, top_k), torch.device("cpu"))
     document = Document("d", "The quick brown fox jumps over the lazy dog.", 1.0)
     batch = collate(DocumentAligner(teacher, student, 32)(document, 0, 0))
-    signals = models.teacher.score(batch.teacher)
+    signals = models.teachers[0].score(batch)
     assert signals.label_logp is not None
     assert (signals.predictions is not None, signals.hidden is not None) == (predictions, states)
     if predictions:

@@ -15,7 +15,7 @@ from stages.distill import DistillConfig
 from stages.stage import StageContext
 from stages.training.aligner import DocumentAligner
 from stages.training.backend import PlainBackend
-from stages.training.data import Batch, collate
+from stages.training.batch import Batch, collate
 from stages.training.pairing import Models, Teaching, load_models
 from stages.training.step import Stepper
 from stages.training.windows import Document
@@ -42,7 +42,7 @@ def _models(directories: tuple[Path, Path], losses: list, root: Path) -> tuple[M
     config = DistillConfig(losses=losses, steps=STEPS, dtype="fp32")
     ctx = StageContext(config=config, inputs={"student": {"s": directories[1]}}, work=root, out=root)
     models = load_models(ctx, config, config.losses, Teaching(directories[0]), torch.device("cpu"))
-    return models, Stepper(PlainBackend(models.student, config), models.terms, models.teacher, None, STEPS)
+    return models, Stepper(PlainBackend(models.student, config), models.terms, models.teachers, None, STEPS)
 
 
 def _mean_cross_entropy_gradient(student: Path, batches: list[Batch]) -> Tensor:

@@ -1,81 +1,15 @@
-"""Windows -> batches: what a training step reads, as a function of (seed, epoch) alone.
+"""Documents -> an endless sequence of windows, a function of (seed, epoch) alone.
 
 Order and mixture never depend on the rank, the number of processes or the micro-batch size.
-
-Legend: B windows, T tokens (padded), C chunks (padded).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from losses.chunks import shift_labels
 from stages.stage import StageError
-from stages.training.windows import Document, Side, Window
-
-
-@dataclass(frozen=True)
-class SideBatch:
-    """Padded token arrays of one side.
-
-    Attributes:
-        ids: int64 [B, T]; padding holds id 0.
-        attention: int64 [B, T]; 1 on tokens, 0 on padding.
-        labels: int64 [B, T]; the token to predict from position t, that is ``ids[:, t + 1]``; -100 where there is none.
-        chunk: int64 [B, T]; the token's chunk, -1 for padding and for tokens of no chunk.
-        scored: bool [B, T]; True where the token's own log-probability exists (never at index 0).
-        lengths: int64 [B, T]; bytes of text that the token stands for, 0 for special tokens and padding.
-    """
-
-    ids: Tensor
-    attention: Tensor
-    labels: Tensor
-    chunk: Tensor
-    scored: Tensor
-    lengths: Tensor
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One micro-batch of windows, both sides aligned by chunk number."""
-
-    student: SideBatch
-    teacher: SideBatch | None
-    num_chunks: int
-
-
-def generator(seed: int, *stream: int) -> np.random.Generator:
-    """A counter-based random generator that depends on ``seed`` and the numbers of ``stream`` only."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *stream])))
-
-
-def collate(windows: Sequence[Window]) -> Batch:
-    """Pad windows into one micro-batch."""
-    teachers = [window.teacher for window in windows if window.teacher is not None]
-    return Batch(
-        student=_pad([window.student for window in windows]),
-        teacher=_pad(teachers) if teachers else None,
-        num_chunks=max(window.num_chunks for window in windows),
-    )
-
-
-def _pad(sides: Sequence[Side]) -> SideBatch:
-    length = max(len(side.ids) for side in sides)
-    ids = torch.zeros(len(sides), length, dtype=torch.int64)
-    attention, chunk, lengths = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
-    for row, side in enumerate(sides):
-        ids[row, : len(side.ids)] = torch.from_numpy(side.ids)
-        attention[row, : len(side.ids)] = 1
-        chunk[row, : len(side.ids)] = torch.from_numpy(side.chunk)
-        lengths[row, : len(side.ids)] = torch.from_numpy(side.lengths)
-    scored = chunk >= 0
-    scored[:, 0] = False
-    return SideBatch(ids, attention, shift_labels(ids, scored), chunk, scored, lengths)
+from stages.training.random import generator
+from stages.training.windows import Document, Window
 
 
 class WindowStream:
@@ -149,13 +83,3 @@ class WindowStream:
     def restore(self, state: dict[str, int]) -> None:
         """Continue from a position that ``state`` gave."""
         self.epoch, self.cursor = state["epoch"], state["cursor"]
-
-
-def micro_batches(windows: Sequence[Window], micro: int, rank: int, world_size: int) -> Iterator[Batch]:
-    """This rank's share of one global batch, in micro-batches of ``micro`` windows.
-
-    Windows are sorted by length first: their order inside a step changes nothing but the padding.
-    """
-    mine = sorted(windows, key=lambda window: -len(window.student.ids))[rank::world_size]
-    for start in range(0, len(mine), micro):
-        yield collate(mine[start : start + micro])
