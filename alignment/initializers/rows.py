@@ -70,11 +70,13 @@ class RowBlock:
             float32.
         made: bool [M]; where it is False the method has nothing to say and the next one of the chain is asked.
         diagnostics: name -> float32 [M], such as the residual of an approximation.
+        bias: float32 [M], the output bias of the same tokens, from a method that predicts it; None from all others.
     """
 
     rows: SparseRows | Tensor
     made: Tensor
     diagnostics: Mapping[str, Tensor] = field(default_factory=dict)
+    bias: Tensor | None = None
 
     def values(self, matrix: Tensor) -> Tensor:
         """The rows themselves, [M, D] float32 or wider, given the student's ``matrix`` [V, D]."""

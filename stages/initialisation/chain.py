@@ -34,7 +34,7 @@ class MadeRows:
         rejected: method -> target ids whose rows were not finite or far too long, and went to the next method.
         diagnostics: name -> float32 [V_target], NaN where a row has none.
         weights_sha256: of the weights over old rows of every row that has them.
-        followers: what ``make_rows`` was given, with the same weights: name -> [V_target, D'].
+        followers: what ``make_rows`` was given, with the same weights: name -> [V_target, 1].
     """
 
     values: Tensor
@@ -96,8 +96,8 @@ def make_rows(
         methods: by name, in order; one is fitted when it is first needed. The last one must make every row.
         copy_exact: False offers exact matches of text to the methods as well; special tokens are copied in any case.
         max_norm: None accepts rows of any finite norm.
-        followers: further tensors [V_source, D'] with one row for each token, such as an output bias, to be given
-            rows by the same weights; where a method gives no weights, theirs is the mean row.
+        followers: output biases [V_source, 1], to be given values by the same weights; where a method gives no weights,
+            by its own prediction, and else the mean.
 
     Raises:
         StageInterrupted: the stage was asked to stop.
@@ -155,10 +155,12 @@ def _exact_copies(
 
 
 def _follow(made: MadeRows, block: RowBlock, ids: Tensor, kept: Tensor, followers: Mapping[str, Tensor]) -> None:
-    """Give ``followers`` rows by the weights of a block, or their mean row where it has none."""
+    """Give ``followers`` values by the weights of a block, or what it predicts, or their mean where it does neither."""
     for name, tensor in followers.items():
-        sparse = isinstance(block.rows, SparseRows)
-        given = block.rows.combine(tensor) if sparse else mean_row(tensor).expand(len(ids), -1)
+        if isinstance(block.rows, SparseRows):
+            given = block.rows.combine(tensor)
+        else:
+            given = mean_row(tensor).expand(len(ids), -1) if block.bias is None else block.bias[:, None]
         made.followers[name][ids[kept]] = given[kept].to(tensor.dtype)
 
 

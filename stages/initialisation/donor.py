@@ -20,7 +20,7 @@ from stages.initialisation.tensors import VocabularyTensor, read_rows, vocabular
 from stages.model_loading import refuse_expanded
 from stages.stage import StageError
 
-_SHARED_ROLES: tuple[Role, ...] = ("input", "output", "bias", "per_layer_input")
+_SHARED_ROLES: tuple[Role, ...] = ("input", "output", "per_layer_input")
 """Roles that mean the same in two models."""
 
 

@@ -20,6 +20,7 @@ from stages.hypernetwork import network
 from stages.hypernetwork.priors import unigram_log_probabilities
 from stages.hypernetwork.sampling import SampledVocabulary
 from stages.hypernetwork.table import StudentTable
+from stages.initialisation.chain import make_rows
 from stages.initialisation.methods.hypernet import Hypernet
 from stages.initialisation.task import RowTask, Transplant
 from stages.initializers.hypernet import HypernetOptions
@@ -129,9 +130,12 @@ def test_the_bias_is_predicted_and_other_tensors_are_not(
     transplant = transplant_to(student, large, write_hypernet(student, tmp_path / "hypernet", trained=False))
     ids = torch.arange(len(tokenizer) - 20, transplant.target.vocab_size)
     biases = model.lm_head.bias.detach()[:, None]
-    block = fitted(make_task(transplant, role="bias", rows=biases)).rows(ids)
-    torch.testing.assert_close(block.rows, piece_rows(transplant.alignment, ids).combine(biases))
-    assert block.made.all()
+    task = make_task(transplant, role="output", rows=model.lm_head.weight.detach())
+    made = make_rows(task, {"hypernet": fitted(task)}, followers={"bias": biases})
+    # An untrained network predicts the mean of a token's pieces, in every column of the table.
+    predicted = piece_rows(transplant.alignment, ids).combine(biases)
+    torch.testing.assert_close(made.followers["bias"][ids], predicted)
+    assert predicted.std() > 0.1
     assert not fitted(make_task(transplant, role="other", rows=biases)).rows(ids).made.any()
 
 

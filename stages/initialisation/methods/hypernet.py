@@ -62,15 +62,14 @@ class Hypernet:
 
     @torch.no_grad()
     def rows(self, target_ids: Tensor) -> RowBlock:
-        blocks = [self._predict(ids) for ids in target_ids.split(self._batch)]
+        rows, biases = zip(*(self._predict(ids) for ids in target_ids.split(self._batch)), strict=True)
         spelled = torch.from_numpy(self._task.alignment.piece_counts[target_ids.numpy()] > 0)
-        return RowBlock(torch.cat(blocks), spelled & (self._task.role in ("input", "output", "bias")))
+        bias = None if biases[0] is None else torch.cat(biases)
+        return RowBlock(torch.cat(rows), spelled & (self._task.role in ("input", "output")), bias=bias)
 
-    def _predict(self, ids: Tensor) -> Tensor:
+    def _predict(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         pieces = aligned_forms(self._task.alignment, ids, self._shape.max_pieces)
         priors = None if self._priors is None else self._priors[ids].to(self._device)
         predicted = self._network(self._table, pieces.to(self._device), priors).cpu()
         rows = self._source.layout.split(predicted)
-        if self._task.role == "bias":
-            return rows.bias[:, None]
-        return rows.output if self._task.role == "output" else rows.input
+        return rows.output if self._task.role == "output" else rows.input, rows.bias
