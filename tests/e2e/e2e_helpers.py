@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = REPOSITORY / "recipes" / "quickstart.yaml"
 
@@ -24,12 +26,28 @@ TINY_STEPS = {
 }
 
 
+def quickstart_until_distill(directory: Path, **sections: object) -> Path:
+    """The quickstart as a file in ``directory`` that ends with ``distill``; ``sections`` replace the recipe's own."""
+    document = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8")) | sections
+    document["stages"] = {name: document["stages"][name] for name in ("align", "init", "distill")}
+    del document["data"]["eval"]
+    for documents in document["data"]["train"]:
+        documents["path"] = str(REPOSITORY / "recipes" / documents["path"])
+    path = directory / "recipe.yaml"
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+    return path
+
+
 @dataclass
 class Workplace:
     """A directory to run the command in, and the overrides that make the quickstart tiny."""
 
     directory: Path
     overrides: dict[str, object]
+
+    def keep(self, *prefixes: str) -> None:
+        """Forget the overrides of what a shorter recipe does not have."""
+        self.overrides = {name: value for name, value in self.overrides.items() if name.startswith(prefixes)}
 
     def arguments(self, command: str, recipe: Path | str = QUICKSTART, *options: str, **changes: object) -> list[str]:
         """The command line; ``changes`` are further overrides, with ``__`` for a dot."""

@@ -72,18 +72,18 @@ def test_a_tokenizer_whose_ids_exceed_the_models_rows(workplace, tiny_tokenizer_
     [(b"", "empty"), (b"good start \xff\xfe", "11"), (b'{"txt": "no such field"}\n', "text")],
     ids=["empty", "not-utf-8", "missing-field"],
 )
-def test_unusable_text_is_refused_with_its_place(workplace, content, said):
-    recipe = _recipe(workplace.directory)
-    text = workplace.directory / "data" / "train-novel.jsonl"
+def test_unusable_text_is_refused_with_its_place(prepared, content, said):
+    recipe = _recipe(prepared.directory)
+    text = prepared.directory / "data" / "train-novel.jsonl"
     text.write_bytes(content)
-    code, output = workplace.run("run", recipe)
+    code, output = prepared.run("run", recipe)
     _assert_refused(code, output, 1, "train-novel.jsonl", said)
 
 
-def test_text_shorter_than_one_batch(workplace):
-    code, output = workplace.run("run", stages__distill__batch_windows=100_000)
+def test_text_shorter_than_one_batch(prepared):
+    code, output = prepared.run("run", stages__distill__batch_windows=100_000)
     _assert_refused(code, output, 1, "makes only", "windows, but one batch needs 100000")
-    assert not list(workplace.directory.glob("runs/store/distill/*/DONE.json"))
+    assert not list(prepared.directory.glob("runs/store/distill/*/DONE.json"))
 
 
 def test_two_runs_of_one_recipe_at_the_same_time(workplace):

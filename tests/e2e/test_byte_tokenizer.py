@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import yaml
@@ -12,9 +13,10 @@ from transformers import AutoTokenizer, ByT5Tokenizer
 TEXTS = ["The quick brown fox, 3.14159.\n", "Ein Häuschen in 東京 🙂, </s> and <pad> are text.\n"]
 
 
-@pytest.fixture
-def byteify(tmp_path, tiny_tokenizer_dirs, tiny_model_dir, request) -> Workplace:
-    """A recipe whose target tokenizer is the parameter."""
+@pytest.fixture(scope="module")
+def byteify(tmp_path_factory, tiny_tokenizer_dirs, tiny_model_dir) -> Callable[[str], Workplace]:
+    """Target tokenizer -> a recipe that gives it to a student; all share one store."""
+    tmp_path = tmp_path_factory.mktemp("byteify")
     ByT5Tokenizer().save_pretrained(tmp_path / "byt5")
     lines = [json.dumps({"text": text * 3}) for text in TEXTS * 4]
     (tmp_path / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -22,7 +24,7 @@ def byteify(tmp_path, tiny_tokenizer_dirs, tiny_model_dir, request) -> Workplace
         "name": "byteify",
         "models": {
             "teacher": {"model": str(tiny_model_dir(tiny_tokenizer_dirs[0], seed=3))},
-            "student": {"model": str(tiny_model_dir(tiny_tokenizer_dirs[0], seed=4)), "tokenizer": request.param},
+            "student": {"model": str(tiny_model_dir(tiny_tokenizer_dirs[0], seed=4)), "tokenizer": "bytes"},
         },
         "data": {"train": [{"path": "text.jsonl"}]},
         "stages": {
@@ -39,14 +41,15 @@ def byteify(tmp_path, tiny_tokenizer_dirs, tiny_model_dir, request) -> Workplace
         },
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    return Workplace(tmp_path, {})
+    return lambda tokenizer: Workplace(tmp_path, {"models.student.tokenizer": tokenizer})
 
 
-@pytest.mark.parametrize("byteify", ["bytes", "./byt5"], indirect=True)
-def test_a_student_learns_to_read_bytes(byteify, tiny_tokenizer_dirs):
-    code, output = byteify.run("run", "recipe.yaml")
+@pytest.mark.parametrize("tokenizer", ["bytes", "./byt5"])
+def test_a_student_learns_to_read_bytes(byteify, tiny_tokenizer_dirs, tokenizer):
+    place = byteify(tokenizer)
+    code, output = place.run("run", "recipe.yaml")
     assert code == 0, output
-    (model,) = byteify.directory.glob("runs/store/distill/*/out")
+    model = place.directory / "runs" / "byteify" / "stages" / "distill" / "out"
     account = json.loads((model / "training_data.json").read_text(encoding="utf-8"))
     assert account["bytes"] == account["aligned_bytes"] == 12 * sum(len(text.encode()) for text in TEXTS)
     published = AutoTokenizer.from_pretrained(model)

@@ -9,23 +9,13 @@ import time
 from pathlib import Path
 
 import mlflow
-import pytest
-from e2e_helpers import Workplace, stages_that_ran
+from e2e_helpers import Workplace, quickstart_until_distill, stages_that_ran
 from mlflow.entities import ViewType
 from safetensors.torch import load_file
 from torch import equal
 
 ROWS = ("teacher", "init", "control", "distill", "stochastok")
 DOMAINS = ("speeches", "novel", "source", "french", "chat")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_overrides):
-    """A workplace in which the quickstart has run once, and what it printed."""
-    place = Workplace(tmp_path_factory.mktemp("quickstart"), dict(tiny_overrides))
-    code, output = place.run("run")
-    assert code == 0, output
-    return place, output
 
 
 def _out(directory: Path, stage: str) -> Path:
@@ -100,11 +90,14 @@ def _checkpoints(directory: Path) -> list[Path]:
     return [marker.parent for marker in directory.glob("runs/store/distill/**/COMPLETE.json")]
 
 
-def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finished, workplace):
+def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finished, prepared):
     """Also when the newest checkpoint is damaged: then from the one before it, and it says so."""
-    place, _ = finished
+    workplace, place = prepared, Workplace(finished[0].directory, finished[0].overrides)
+    for each in (workplace, place):
+        each.keep("models.", "stages.distill.")
+    recipe = quickstart_until_distill(workplace.directory)
     changes = {"stages__distill__steps": 40}
-    process = workplace.start(workplace.arguments("run", **changes))
+    process = workplace.start(workplace.arguments("run", recipe, **changes))
     deadline = time.monotonic() + 300
     while len(_checkpoints(workplace.directory)) < 2:
         assert process.poll() is None, process.communicate()[0]
@@ -115,11 +108,11 @@ def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finish
     newest = max(_checkpoints(workplace.directory), key=lambda path: int(path.name.removeprefix("step-")))
     (newest / "training.pt").write_bytes(b"damaged")
 
-    code, output = workplace.run("run", **changes)
+    code, output = workplace.run("run", recipe, **changes)
     assert code == 0, output
     assert f"passing over checkpoint {newest.name}" in output
     assert "resuming after step" in output
-    code, output = place.run("run", **changes)
+    code, output = place.run("run", recipe, **changes)
     assert code == 0, output
     resumed, straight = (
         load_file(_out(where.directory, "distill") / "model.safetensors") for where in (workplace, place)
