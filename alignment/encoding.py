@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,3 +40,16 @@ class Encoding:
     def exact(self) -> bool:
         """Whether the tokens' bytes, one after the other, are the text."""
         return bool(self.verbatim.all()) and (self.byte_ends[-1] if self.byte_ends.size else 0) == self.text_bytes
+
+
+def concatenated(parts: Sequence[Encoding]) -> Encoding:
+    """The encoding of several texts one after the other, with the tokens that each has by itself."""
+    starts = np.cumsum([0, *(part.text_bytes for part in parts)])
+    return Encoding(
+        ids=np.concatenate([part.ids for part in parts]),
+        byte_ends=np.concatenate([part.byte_ends + start for part, start in zip(parts, starts, strict=False)]),
+        special=np.concatenate([part.special for part in parts]),
+        boundary=np.concatenate([part.boundary for part in parts]),
+        verbatim=np.concatenate([part.verbatim for part in parts]),
+        text_bytes=int(starts[-1]),
+    )

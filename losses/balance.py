@@ -33,7 +33,7 @@ class Balancer(Protocol):
         """What a checkpoint must hold; None for nothing."""
 
     def restore(self, state: list[float] | None) -> None:
-        """Continue from what ``state`` gave."""
+        """Continue from what ``state`` gave; None goes back to before the first step."""
 
 
 def gradmag_weights(squared_norms: Tensor, *, preserve_magnitude: bool = True) -> Tensor:
@@ -140,9 +140,9 @@ class GradNorm:
         return None if self._memory is None else [float(self._steps), *self._memory.flatten().tolist()]
 
     def restore(self, state: list[float] | None) -> None:
-        if state is not None:
-            self._steps = int(state[0])
-            self._memory = torch.tensor(state[1:], dtype=torch.float64).view(4, -1)
+        steps, *memory = state or [0.0]
+        self._steps = int(steps)
+        self._memory = torch.tensor(memory, dtype=torch.float64).view(4, -1) if memory else None
 
 
 def pcgrad_weights(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
@@ -194,9 +194,8 @@ class PCGrad:
         return [float(self._steps)]
 
     def restore(self, state: list[float] | None) -> None:
-        if state is not None:
-            (steps,) = state
-            self._steps = int(steps)
+        (steps,) = state or [0.0]
+        self._steps = int(steps)
 
 
 def check_finite(gram: Tensor, losses: Tensor) -> None:

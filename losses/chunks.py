@@ -120,12 +120,15 @@ class TokenizedSide(Protocol):
         chunk: int64 [B, T], the token's chunk, or -1.
         scored: bool [B, T], tokens that have a log-probability and take part in the loss; never index 0.
         lengths: int64 [B, T], bytes of text that the token stands for; 0 for special tokens.
+        window: int64 [B, T], the text that the token belongs to, numbered alike on both sides; -1 on padding. A row may
+            hold several, one after the other; no chunk is in two, and no first token of a text is scored.
     """
 
     ids: Tensor
     chunk: Tensor
     scored: Tensor
     lengths: Tensor
+    window: Tensor
 
 
 class AlignedRows(NamedTuple):

@@ -69,9 +69,9 @@ def dpca_loss(
     in_kept = (student.chunk_ids >= 0) & kept.gather(1, chunk)
 
     logp = student.label_logp.masked_fill(~in_kept, 0)
-    advantage = _advantages(teacher, logp.detach(), student.chunk_ids, sizes, num_chunks, shares).masked_fill(
-        ~in_kept, 0
-    )
+    gaps = chunk_sums(teacher.label_logp.detach(), teacher.chunk_ids, num_chunks)
+    gaps = gaps - chunk_sums(logp.detach(), student.chunk_ids, num_chunks)
+    advantage = token_advantages(gaps, logp.detach(), student.chunk_ids, sizes, shares).masked_fill(~in_kept, 0)
     target = logp.detach() + advantage
     if advantage_clip is None:
         losses = F.mse_loss(logp, target, reduction="none") / 2
@@ -92,16 +92,21 @@ def dpca_loss(
     )
 
 
-def _advantages(
-    teacher: AlignedScores, logp: Tensor, chunk_ids: Tensor, sizes: Tensor, num_chunks: int, shares: str
-) -> Tensor:
-    """``[B, T]`` share of each student token in its chunk's gap; tokens without a chunk get anything."""
+def token_advantages(gaps: Tensor, logp: Tensor, chunk_ids: Tensor, sizes: Tensor, shares: str) -> Tensor:
+    """``[B, T]`` share of each student token in its chunk's gap; tokens without a chunk get anything.
+
+    Args:
+        gaps: ``[B, C]`` the teacher's log-probability of each chunk less the student's.
+        logp: ``[B, T]`` log-probability of each student token, 0 where it is in no chunk that counts.
+        chunk_ids: ``[B, T]`` the token's chunk or -1.
+        sizes: ``[B, C]`` student tokens of each chunk.
+        shares: ``additive`` or ``multiplicative``, see the top of this module.
+    """
     chunk = chunk_ids.long().clamp(min=0)
-    total = chunk_sums(logp, chunk_ids, num_chunks)
-    gap = (chunk_sums(teacher.label_logp.detach(), teacher.chunk_ids, num_chunks) - total).gather(1, chunk)
+    gap = gaps.gather(1, chunk)
     equal = gap / sizes.gather(1, chunk).clamp(min=1)
     if shares == "additive":
         return equal
-    chunk_total = total.gather(1, chunk)
+    total = chunk_sums(logp, chunk_ids, gaps.shape[1]).gather(1, chunk)
     # A chunk that the student is certain of has no proportions to share by.
-    return torch.where(chunk_total < 0, gap * (logp / chunk_total), equal)
+    return torch.where(total < 0, gap * (logp / total), equal)

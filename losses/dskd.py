@@ -11,7 +11,8 @@ Differences from the authors' code, on purpose: each space's sum is divided by t
 divides both by the student's); standard deviations are those of the whole step's labelled positions rather than of a
 padded micro-batch.
 
-Legend: N student rows, M teacher rows, D_S and D_T widths, B sequences, n student and m teacher tokens of a sequence.
+Legend: N student rows, M teacher rows, D_S and D_T widths, B rows of one or several sequences, n student and m teacher
+tokens of such a row.
 """
 
 from __future__ import annotations
@@ -121,7 +122,9 @@ def head_projection(source: Tensor, target: Tensor) -> Tensor:
     return torch.linalg.pinv(gram, hermitian=True) @ cross
 
 
-def cross_model_attention(query: Tensor, key: Tensor, query_rows: Tensor, key_rows: Tensor) -> tuple[Tensor, Tensor]:
+def cross_model_attention(
+    query: Tensor, key: Tensor, query_sequence: Tensor, key_sequence: Tensor
+) -> tuple[Tensor, Tensor]:
     """Attention of the student's positions to the teacher's, and of the teacher's to the student's (DSKD, eq. 8-11).
 
     Not causal, as in the paper: a position's own target token is part of its query or key, and that is what the two
@@ -130,8 +133,9 @@ def cross_model_attention(query: Tensor, key: Tensor, query_rows: Tensor, key_ro
     Args:
         query: [B, n, 2 D_T], of the student's positions.
         key: [B, m, 2 D_T], of the teacher's.
-        query_rows: bool [B, n], positions that take part; a sequence has some on both sides or on none.
-        key_rows: bool [B, m].
+        query_sequence: int64 [B, n], the sequence that a position belongs to, of which a row may hold several; -1 for
+            positions that take no part. A sequence has some that do on both sides or on none.
+        key_sequence: int64 [B, m].
 
     Returns:
         Weights [B, n, m] and [B, m, n] in float32 (float64 for float64): each row adds up to 1, or is 0 where its
@@ -139,7 +143,7 @@ def cross_model_attention(query: Tensor, key: Tensor, query_rows: Tensor, key_ro
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     scores = query.to(dtype) @ key.to(dtype).transpose(1, 2) / math.sqrt(query.shape[-1])
-    outside = ~(query_rows[:, :, None] & key_rows[:, None, :])
+    outside = (query_sequence[:, :, None] != key_sequence[:, None, :]) | (query_sequence < 0)[:, :, None]
     scores = scores.masked_fill(outside, torch.finfo(dtype).min)
     return (
         scores.softmax(2).masked_fill(outside, 0),

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import EXIT_KILLED, EXIT_OK, EXIT_STAGE_FAILED, EXIT_WORK_PENDING, PipelineError, RecipeError
+from pipeline.errors import EXIT_KILLED, EXIT_OK, EXIT_STAGE_FAILED, EXIT_WORK_PENDING, PipelineError
 from pipeline.programs import program
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _VALIDATE_HELP = """\
 checks, all of them before it answers:
   schema      the file is YAML without duplicate keys; every key is known, every value is of its type
   graph       every input is filled by exactly the stages it takes, and there is no cycle
+  launching   batches divide over the processes; hostfiles and accelerate files are right and fit the recipe
   references  packages are installed, files exist, hub repositories are cached or can be reached
 """
 
@@ -120,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     graph = command("graph", _graph, "draw the stages of a recipe", recipe)
     graph.add_argument("--format", choices=("ascii", "mermaid", "dot"), default="ascii")
     command("validate", _validate, "check a recipe without running anything", recipe, epilog=_VALIDATE_HELP)
+    slurm = command(
+        "slurm", _slurm, "print a job script for sbatch that runs a recipe and goes on after preemption", recipe
+    )
+    slurm.epilog = "usual: pipeline slurm RECIPE > job.sbatch, then sbatch job.sbatch"
     show = command("show", _show, "print a recipe with overrides applied and defaults filled", recipe)
     show.add_argument("--sources", action="store_true", help="say where each value comes from")
     return parser
@@ -136,9 +141,12 @@ def _print_json(value: Any) -> None:
 
 
 def _make_plan(arguments: argparse.Namespace) -> Plan:
+    from pipeline.launch_checks import check_recipe
     from pipeline.planner import make_plan
 
-    return make_plan(_load(arguments), arguments.runs, arguments.force)
+    recipe = _load(arguments)
+    check_recipe(recipe)
+    return make_plan(recipe, arguments.runs, arguments.force)
 
 
 def _show_plan(plan: Plan) -> None:
@@ -220,35 +228,9 @@ def _audit(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from pipeline.loading import load_recipe
-    from pipeline.planner import make_plan
-    from pipeline.render import JSON_SCHEMA_VERSION, print_table, run_status, status_table
+    from pipeline.status import show_status
 
-    recipes = _kept_recipes(arguments.run, arguments.runs)
-    runs = [run_status(make_plan(load_recipe(recipe), arguments.runs)) for recipe in recipes]
-    if arguments.json:
-        _print_json({"schema_version": JSON_SCHEMA_VERSION, "runs": runs})
-        return EXIT_OK
-    for run in runs:
-        print(f"{run['name']}:")
-        print_table(status_table(run), sys.stdout)
-    if not runs:
-        print(f"there are no runs in {arguments.runs}")
-    return EXIT_OK
-
-
-def _kept_recipes(run: str | None, runs: Path) -> list[Path]:
-    """The recipe file that was named, or the recipe that a run keeps, or those of all runs."""
-    kept = {path.parent.name: path for path in sorted(runs.glob("*/recipe.resolved.yaml"))}
-    if run is None:
-        return list(kept.values())
-    if run in kept:
-        return [kept[run]]
-    if Path(run).is_file():
-        return [Path(run)]
-    from pipeline.problems import unknown_name
-
-    raise RecipeError(f"no run in {runs} and no recipe file is called {run!r}{unknown_name(run, list(kept))}")
+    return show_status(arguments)
 
 
 def _graph(arguments: argparse.Namespace) -> int:
@@ -264,13 +246,25 @@ def _graph(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
+    from pipeline.launch_checks import check_recipe
     from pipeline.pinning import pin
 
     recipe = _load(arguments)
+    check_recipe(recipe)
     pin(recipe, arguments.runs / "fingerprints.json")
     for section in recipe.unused:
         print(f"note: no stage reads {section}")
-    print(f"{arguments.recipe}: schema, graph and references are right ({len(recipe.stages)} stages)")
+    print(f"{arguments.recipe}: schema, graph, launching and references are right ({len(recipe.stages)} stages)")
+    return EXIT_OK
+
+
+def _slurm(arguments: argparse.Namespace) -> int:
+    from pipeline.job_script import job_script
+    from pipeline.launch_checks import check_recipe
+
+    recipe = _load(arguments)
+    check_recipe(recipe)
+    print(job_script(recipe, _command_line("run", arguments)), end="")
     return EXIT_OK
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.problems import Problem, dotted, unknown_name
-from stages.artifacts import Artifact
+from stages.artifacts import Artifact, ModelArtifact
 from stages.stage import Input
 
 Edges = Mapping[str, Sequence[str]]
@@ -132,7 +132,10 @@ def _mismatches(stage: str, binding: Binding, nodes: Mapping[str, Node | None]) 
 
 
 def passed_over(nodes: Mapping[str, Node | None], bindings: Mapping[str, Binding]) -> tuple[str, ...]:
-    """Stages that no other one needs though some could: they read a section of the recipe instead (dotted names)."""
+    """Stages that no other one needs though some could: they read a section of the recipe instead (dotted names).
+
+    A model that no stage needs is a result, and nothing that was forgotten.
+    """
     needed = {other for node in nodes.values() if node for other in node.needs}
     wanted = [
         node.inputs[name]
@@ -144,7 +147,9 @@ def passed_over(nodes: Mapping[str, Node | None], bindings: Mapping[str, Binding
     return tuple(
         dotted(("stages", stage))
         for stage, node in nodes.items()
-        if stage not in needed and any(_makes(node, item) for item in wanted)
+        if stage not in needed
+        and not (node and issubclass(node.output, ModelArtifact))
+        and any(_makes(node, item) for item in wanted)
     )
 
 

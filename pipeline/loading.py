@@ -14,6 +14,7 @@ from pipeline.errors import RecipeError
 from pipeline.problems import Location, Problem, describe, dotted, unknown_name
 from pipeline.recipe import Outline, Recipe, Resources, StageHeader, StageSpec
 from pipeline.source_stages import SOURCE_STAGES, source_options, stage_name
+from pipeline.upstream import upstream_problems, without_absent
 from pipeline.yaml_source import SET_OPTION, Origin, YamlSource, read_yaml
 from stages import UnknownStage, load_stage
 from stages.stage import Input, StageConfig
@@ -38,7 +39,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, ensure: str | None
     outline = _check(Outline, source.values, (), problems)
     configs, nodes = _check_stages(source, problems)
     bindings, wrong_bindings = graph.bind(nodes)
-    problems += wrong_bindings
+    bindings = without_absent(bindings, configs, source.values)
+    problems += [*wrong_bindings, *upstream_problems(bindings, configs)]
     source_configs = _check_sources(source.values, _readers(bindings), problems)
     problems += _check_cycle(nodes)
     problems += _check_resources(source.values, [*nodes, *map(stage_name, _readers(bindings))])
@@ -158,7 +160,8 @@ def _inputs(declared: Mapping[str, Input], config: StageConfig | None) -> Mappin
         return declared
     if config is None:
         return None
-    return {name: item for name, item in declared.items() if not item.optional or name in config.wanted_inputs}
+    used = config.wanted_inputs | config.welcome_inputs
+    return {name: item for name, item in declared.items() if not item.optional or name in used}
 
 
 def _readers(bindings: Mapping[str, graph.Binding]) -> dict[str, list[str]]:
@@ -217,7 +220,7 @@ def _assemble(
     bindings: Mapping[str, graph.Binding],
     unused: tuple[str, ...],
 ) -> Recipe:
-    resources = outline.resources or {}
+    resources = {name: given.located(path.parent) for name, given in (outline.resources or {}).items()}
     readers = _readers(bindings)
     specs: dict[str, StageSpec] = {}
     for name in SOURCE_STAGES:
@@ -244,7 +247,7 @@ def _assemble(
         seed=outline.seed,
         path=path,
         text=source.text,
-        resolved=_resolved(outline, configs, source_configs),
+        resolved=_resolved(outline, resources, configs, source_configs),
         stages={name: specs[name] for name in order},
         origins=origins,
         unused=unused,
@@ -259,13 +262,14 @@ def _unused_sections(sources: Collection[str], readers: Collection[str]) -> tupl
 
 
 def _resolved(
-    outline: Outline, configs: Mapping[str, StageConfig], source_configs: Mapping[str, StageConfig]
+    outline: Outline,
+    resources: Mapping[str, Resources],
+    configs: Mapping[str, StageConfig],
+    source_configs: Mapping[str, StageConfig],
 ) -> dict[str, Any]:
     stages = {name: {"uses": header.uses, "needs": list(header.needs)} for name, header in outline.stages.items()}
-    resources = {
-        name: value.model_dump(mode="json", exclude_none=True) for name, value in (outline.resources or {}).items()
-    }
-    values = {"name": outline.name, "seed": outline.seed, "stages": stages, "resources": resources}
+    launched = {name: given.model_dump(mode="json", exclude_none=True) for name, given in resources.items()}
+    values = {"name": outline.name, "seed": outline.seed, "stages": stages, "resources": launched}
     for name, config in source_configs.items():
         fill_section(values, SOURCE_STAGES[name].section, SOURCE_STAGES[name].option, config)
     for name, config in configs.items():

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline import durable, launch, outcome, publish
+from pipeline import durable, launch, launch_checks, orphans, outcome, publish
 from pipeline.errors import Interrupted, Killed, Locked, StageFailed
+from pipeline.launchers.worker import JOB_FILE
 from pipeline.locks import FileLock, describe_holder
 from pipeline.plan import Action, Plan, PlannedStage
 from pipeline.store import Attempt, Done, Entry, Store, StoreError
@@ -80,7 +81,9 @@ def execute(
         Killed: a second Ctrl-C ended the stage.
         StoreError: the store is damaged, or does not hold what the plan relies on.
         DiskFull: there is no room for the run's own files.
+        RecipeError: this machine cannot start a stage as its resources ask.
     """
+    launch_checks.check_machine(plan)
     command = command or shlex.join(["pipeline", "run", str(plan.recipe.path), "--runs", str(plan.runs)])
     with _run_lock(plan) as lock, StopSignals() as stop:
         _record_recipe(plan)
@@ -163,7 +166,9 @@ class _Run:
 
         Raises:
             StageFailed, Interrupted, Killed: it did not end with a result.
+            Locked: ranks of an earlier attempt live on where they cannot be ended from here.
         """
+        orphans.end(entry, stage.resources.grace_seconds, self._raise_if_stopped, self.out)
         attempt = publish.begin_attempt(entry, stage.ingredients, self._upstream(stage))
         resume_point = entry.resume_point()
         going_on = f", going on from {resume_point}" if resume_point else ""
@@ -198,12 +203,16 @@ class _Run:
         self.out(f"{stage.name}: done in {duration(seconds)}")
 
     def _launch(self, stage: PlannedStage, entry: Entry, attempt: Attempt, stage_lock: FileLock) -> Watch:
-        job = attempt.path.resolve() / "JOB.json"
-        durable.write_json(job, self._job(stage, entry, attempt))
+        job = attempt.path.resolve() / JOB_FILE
+        resources = launch.settled(stage.resources)
+        durable.write_json(job, self._job(stage, entry, attempt) | {"resources": resources.model_dump(mode="json")})
         locks = (self.lock.descriptor, stage_lock.descriptor)
+        built = launch.build(job, resources)
+        for line in built.elsewhere:
+            self.out(f"{stage.name}: it waits for another node; run there: {line.strip()}")
         return Watch(
             name=stage.name,
-            process=launch.start(launch.build(job, stage.resources), attempt.path, keep_open=locks),
+            process=launch.start(built, attempt.path, keep_open=locks),
             attempt=attempt.path,
             grace_seconds=stage.resources.grace_seconds,
             stop=self.stop,
@@ -228,7 +237,6 @@ class _Run:
             "out": str(entry.partial_directory(attempt.number).resolve()),
             "attempt": str(attempt.path.resolve()),
             "cache": str((self.store.root.parent / "cache").resolve()),
-            "resources": stage.resources.model_dump(mode="json"),
         }
 
     def _publish(self, stage: PlannedStage, entry: Entry, attempt: Attempt, seconds: float) -> str | None:

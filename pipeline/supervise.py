@@ -1,10 +1,11 @@
-"""Watching a stage process: showing its progress, passing signals on, and ending it (runner rule R14)."""
+"""Watching a stage's processes: showing their progress, asking them to stop, and ending them (runner rule R14)."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +15,10 @@ from types import FrameType, TracebackType
 
 import psutil
 
+from pipeline.deaths import rank_states
+from pipeline.launchers.worker import JOB_FILE, MODULE
 from pipeline.tail import Tail
+from stages.stop_request import HEARTBEAT, SIGNALS, STOP_FILE
 from stages.worker import PROGRESS_PREFIX
 
 SILENCE_SECONDS = 10.0
@@ -25,14 +29,14 @@ _HEARTBEAT_SECONDS = 5.0
 
 
 class StopSignals:
-    """Counts SIGINT and SIGTERM while the context is entered; the previous handlers come back afterwards."""
+    """Counts the signals that ask to stop while the context is entered; the previous handlers come back afterwards."""
 
     def __init__(self) -> None:
         self.count = 0
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -43,7 +47,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+        # A batch system may send SIGTERM more than once; only a person who presses Ctrl-C again wants no saving.
+        self.count = self.count + 1 if number == signal.SIGINT else max(self.count, 1)
 
 
 @dataclass
@@ -53,7 +58,7 @@ class Watch:
     Attributes:
         name: the stage, for the lines that are shown.
         process: the leader of the stage's own process group.
-        attempt: the attempt's directory, with ``log.txt`` and ``heartbeat``.
+        attempt: the attempt's directory, with ``log.txt``, the ranks' records and the heartbeat.
         grace_seconds: how long it may take to save once it was asked to stop.
         stop: the signals that this process received.
         show: prints one line for a person.
@@ -71,6 +76,8 @@ class Watch:
     _started: float = field(default_factory=time.monotonic)
     _shown: float = field(default_factory=time.monotonic)
     _last_line: str = "starting"
+    _deadline: float | None = None
+    _beat: float = 0.0
 
     def __enter__(self) -> Watch:
         return self
@@ -79,33 +86,46 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:  # nobody will publish what it makes; it may save, and holds its locks until it has
-            self._signal(signal.SIGTERM)
+            ask_to_stop(self.attempt, self.process)
 
     def wait(self) -> int:
         """Wait until the stage and everything it started has ended; returns the leader's exit code."""
         log = Tail(self.attempt / "log.txt")
-        deadline: float | None = None
-        beat = 0.0
         while self.process.poll() is None:
-            if self.stop.count and deadline is None:
-                deadline = time.monotonic() + self.grace_seconds
+            if self.stop.count and self._deadline is None:
                 self.show(f"{self.name}: saving, Ctrl-C again to kill")
-                self._signal(signal.SIGTERM)
-            if deadline is not None and (self.stop.count > 1 or time.monotonic() > deadline):
-                self.killed = True
-                self._kill_all()
-            self._show_progress(log)
-            if time.monotonic() - beat > _HEARTBEAT_SECONDS:
-                beat = time.monotonic()
-                with contextlib.suppress(OSError):  # a full disk must not end a stage that would survive it
-                    (self.attempt / "heartbeat").write_text(self._last_line + "\n", encoding="utf-8")
-            self.poll()
-            time.sleep(_POLL_SECONDS)
+                self._ask()
+            self._turn(log)
+        if self.process.returncode != 0 and ranks_alive(self.attempt):
+            self.show(f"{self.name}: its launcher has ended, its ranks are saving")
+            if self._deadline is None:
+                self._ask()
+            while ranks_alive(self.attempt) and not self.killed:
+                self._turn(log)
         # Nothing that the stage started may write on once the caller looks at the result or gives up its locks.
         self._kill_all()
         self._show_progress(log)
         self.poll()
+        (self.attempt / HEARTBEAT).unlink(missing_ok=True)
         return self.process.returncode
+
+    def _turn(self, log: Tail) -> None:
+        """One turn of waiting: enforce the end of the grace, show what is new, keep the heart beating."""
+        if self._deadline is not None and (self.stop.count > 1 or time.monotonic() > self._deadline):
+            self.killed = True
+            self._kill_all()
+        self._show_progress(log)
+        if time.monotonic() - self._beat > _HEARTBEAT_SECONDS:
+            self._beat = time.monotonic()
+            with contextlib.suppress(OSError):  # a full disk must not end a stage that would survive it
+                (self.attempt / HEARTBEAT).touch()
+                (self.attempt / HEARTBEAT).write_text(self._last_line + "\n", encoding="utf-8")
+        self.poll()
+        time.sleep(_POLL_SECONDS)
+
+    def _ask(self) -> None:
+        self._deadline = time.monotonic() + self.grace_seconds
+        ask_to_stop(self.attempt, self.process)
 
     def _show_progress(self, log: Tail) -> None:
         for line in log.lines():
@@ -117,18 +137,52 @@ class Watch:
             self._shown = time.monotonic()
             self.show(f"{self.name}: {duration(time.monotonic() - self._started)}, {self._last_line}")
 
-    def _signal(self, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number)
-
     def _kill_all(self) -> None:
         """Kill the group, and the ranks: torchrun gives each a session of its own, where no signal of ours arrives."""
-        self._signal(signal.SIGKILL)
-        worker = set(self.process.args[-2:])  # stages.worker and its job file
-        for process in psutil.process_iter(["cmdline"]):
-            if worker <= set(process.info["cmdline"] or ()):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        kill_ranks(self.attempt)
+
+
+def ranks_alive(attempt: Path) -> list[str]:
+    """The ranks of an attempt that still live, on whatever machine, in words."""
+    return [str(state) for state in rank_states(attempt) if state.alive]
+
+
+def ask_to_stop(attempt: Path, launcher: subprocess.Popen[bytes] | None = None) -> None:
+    """Ask every rank of an attempt to save and end.
+
+    Launchers are left alone while they have ranks: DeepSpeed's kills them 30 s after a SIGTERM, and srun at once. The
+    ranks here get a signal; those elsewhere see the file, or hear of it from the others at the next step.
+    """
+    with contextlib.suppress(OSError):  # no room for it on a full disk
+        (attempt / STOP_FILE).touch()
+    ranks = rank_states(attempt)
+    here = {state.pid for state in ranks if state.alive and state.host == socket.gethostname()}
+    for process in _processes(attempt):
+        if process.pid in here:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+    if launcher is None:
+        return
+    if not ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGTERM)
+    elif launcher.args[0] == "srun":  # passes this one on to its tasks
+        launcher.send_signal(signal.SIGUSR1)
+
+
+def kill_ranks(attempt: Path) -> None:
+    """Kill every process on this machine that works on an attempt, with what they forked."""
+    for process in _processes(attempt):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _processes(attempt: Path) -> list[psutil.Process]:
+    """Launchers, ranks and data workers of an attempt on this machine: all have its job file on their command line."""
+    named = {MODULE, str(attempt.resolve() / JOB_FILE)}
+    return [process for process in psutil.process_iter(["cmdline"]) if named <= set(process.info["cmdline"] or ())]
 
 
 def duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import difflib
 import importlib
 
 STAGES: dict[str, str] = {
+    "model": "stages.sources:ModelSource",
     "source-model": "stages.sources:ModelSource",
     "source-model-config": "stages.sources:ModelConfigSource",
     "source-tokenizer": "stages.sources:TokenizerSource",
@@ -16,6 +17,8 @@ STAGES: dict[str, str] = {
     "hypernet": "stages.hypernet:Hypernet",
     "init": "stages.init:Init",
     "generate": "stages.generate:Generate",
+    "score": "stages.score:Score",
+    "import-scores": "stages.import_scores:ImportScores",
     "distill": "stages.distill:Distill",
     "stochastok": "stages.stochastok:StochasTok",
     "evaluate": "stages.evaluate:Evaluate",

@@ -125,8 +125,9 @@ def _verify_vocabulary(path: Path) -> None:
 
 
 class DocumentsArtifact(Artifact):
-    """``documents.jsonl``: one ``{"id", "domain", "weight"}`` with a ``text``, or with ``messages`` (and ``tools``), a
-    line; ``manifest.json``: counts per domain."""
+    """``documents.jsonl``: one ``{"id", "domain", "weight"}`` with a ``text`` (and ``context_bytes``, if it begins with
+    a prompt), or with ``messages`` (and ``tools``), a line; ``manifest.json``: counts per domain; ``streams.json``: the
+    sets of which ``documents.jsonl`` has a sample alone, and where all of each lies."""
 
     kind = "documents"
     required = ("documents.jsonl", "manifest.json")
@@ -158,3 +159,29 @@ class HypernetArtifact(Artifact):
 
     kind = "hypernet"
     required = ("hypernet.json", "hypernet.safetensors")
+
+
+class ScoresArtifact(Artifact):
+    """A teacher's scores of documents: columns of numbers below ``shards`` and ``index``, ``manifest.json`` with the
+    size and checksum of each file, and the teacher's tokenizer below ``tokenizer`` where it is known."""
+
+    kind = "scores"
+    required = ("manifest.json",)
+
+    @classmethod
+    def verify(cls, path: Path) -> None:
+        from stages.scoring.manifest import TOKENIZER, read_manifest  # knows objectives, which know this module
+
+        super().verify(path)
+        try:
+            manifest = read_manifest(path)
+        except ValueError as error:
+            raise ArtifactError(str(error)) from None
+        for name, facts in manifest.files().items():
+            file = path / name
+            if not file.is_file():
+                raise ArtifactError(f"{file} is missing")
+            if file.stat().st_size != facts.size:
+                raise ArtifactError(f"{file} has {file.stat().st_size} bytes, the manifest says {facts.size}")
+        if manifest.tokenizer is not None:
+            TokenizerArtifact.verify(path / TOKENIZER)

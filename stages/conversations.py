@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.digests import list_files
-from stages.documents import DocumentProblem, check_text, field_of, read_records
+from stages.documents import DocumentProblem, check_text, field_of, holds_records, read_records
 
 Conversation = dict[str, Any]
 """``{"messages": [{"role", "content", ...}, ...]}``, and ``"tools"`` if the line has some."""
@@ -16,35 +16,44 @@ TOOLS = "tools"
 
 
 def read_conversations(path: Path, *, field: str) -> Iterator[Conversation]:
-    """The conversations of a ``.jsonl`` file, or of all such files of a directory, in the order of their names.
+    """The conversations of a ``.jsonl`` or ``.parquet`` file, or of all of a directory, in the order of their names.
 
     Roles are not checked against a list: which ones are understood is for each model's template to say.
 
     Args:
         path: file or directory.
-        field: the key of a JSON line that holds the messages; ``tools`` beside it is read as well.
+        field: the key of a JSON line, or the column, that holds the messages; ``tools`` beside it is read as well.
 
     Raises:
-        DocumentProblem: a file is no ``.jsonl`` file, or a line holds no proper conversation.
+        DocumentProblem: a file holds no records, or a record no proper conversation.
     """
     if path.is_dir():
         for file in list_files(path):
             if file.stat().st_size:
                 yield from read_conversations(file, field=field)
         return
-    if path.suffix.lower() != ".jsonl":
-        raise DocumentProblem(f"{path}: conversations are read from .jsonl files, one a line")
+    if not holds_records(path):
+        raise DocumentProblem(f"{path}: conversations are read from .jsonl files, one a line, or .parquet files")
     for place, record in read_records(path):
-        messages = field_of(place, record, field)
-        if not isinstance(messages, list) or not messages:
-            found = "an empty list" if messages == [] else type(messages).__name__
-            raise DocumentProblem(f"{place}: field {field!r} must be a list of messages, found {found}")
-        for number, message in enumerate(messages, start=1):
-            _check_message(f"{place}: message {number}", message)
-        conversation: Conversation = {"messages": messages}
-        if record.get(TOOLS):
-            conversation[TOOLS] = record[TOOLS]
-        yield conversation
+        yield conversation_of(place, record, field)
+
+
+def conversation_of(place: str, record: dict[str, Any], field: str) -> Conversation:
+    """The conversation in one field of a record, and the ``tools`` beside it.
+
+    Raises:
+        DocumentProblem: it is no proper conversation; names ``place``.
+    """
+    messages = field_of(place, record, field)
+    if not isinstance(messages, list) or not messages:
+        found = "an empty list" if messages == [] else type(messages).__name__
+        raise DocumentProblem(f"{place}: field {field!r} must be a list of messages, found {found}")
+    for number, message in enumerate(messages, start=1):
+        _check_message(f"{place}: message {number}", message)
+    conversation: Conversation = {"messages": messages}
+    if record.get(TOOLS):
+        conversation[TOOLS] = record[TOOLS]
+    return conversation
 
 
 def content_bytes(conversation: Conversation) -> int:

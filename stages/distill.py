@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.artifacts import DocumentsArtifact, ModelArtifact
+from stages.artifacts import DocumentsArtifact, ModelArtifact, ScoresArtifact
 from stages.objectives import LossEntry
 from stages.objectives.capabilities import (
     GIVES,
     NEED_IN_WORDS,
+    Need,
     TeacherSignal,
     capability,
     least_signal,
     usable_with,
 )
-from stages.stage import Input, StageContext
+from stages.scoring.config import WAY_TO_KEEP, ScoresConfig
+from stages.stage import Input, StageConfig, StageContext
 from stages.training.config import TrainingConfig
-
-DEFAULT_TOP_K = 64
+from stages.training.on_policy.options import OnPolicyOptions
+from stages.training.teacher_options import MAIN_TEACHER, TeacherChoice, TeacherDtype, TeacherEntry
 
 
 class DistillConfig(TrainingConfig):
@@ -27,6 +30,21 @@ class DistillConfig(TrainingConfig):
 
     losses: tuple[LossEntry, ...] = Field(min_length=1)
     """Terms of the loss; a control arm is the same stage with cross_entropy alone."""
+    teacher: Literal["self", "ema"] | None = None
+    """``self``: the student as it was before training, out of the same copy of its weights; for an ``adapter`` or
+    ``trainable: embeddings``. ``ema``: the moving average of the student's weights. Default: the model of
+    ``models.teacher``."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Share of the average that a step keeps, with ``teacher: ema``; default: 0.999."""
+    teachers: tuple[TeacherEntry, ...] = ()
+    """Several teachers, each with its own tokenizer: stages of ``needs`` that make models or scores, and ``teacher``
+    for the model of ``models.teacher``; default: one teacher."""
+    teacher_choice: TeacherChoice | None = None
+    """Who teaches a document that several teachers may: ``sum``, all of them, or ``best``, the one that finds it most
+    probable, which needs scores; default: ``sum``."""
+    teacher_dtype: TeacherDtype | None = None
+    """How the teacher's weights are held: ``bf16``, ``fp32``, or quantised by bitsandbytes to ``int8`` or ``nf4``;
+    default: as ``dtype``."""
     train_on: Literal["assistant", "all", "last"] = "assistant"
     """Of conversations, the messages to learn from: every assistant turn, every message, or the last assistant turn."""
     combine: Literal["sum", "gradmag", "gradnorm", "pcgrad"] = "sum"
@@ -38,6 +56,8 @@ class DistillConfig(TrainingConfig):
     and the scores of the text (``top_k``), or the scores alone."""
     teacher_top_k: int | None = Field(None, ge=2)
     """How many tokens a position with ``teacher_signal: top_k``; default: 64."""
+    on_policy: OnPolicyOptions | None = None
+    """Let the student write part of what it learns from, in every step anew (see docs/on_policy.md); default: none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DistillConfig:
@@ -45,6 +65,8 @@ class DistillConfig(TrainingConfig):
         if len(set(names)) < len(names):
             raise ValueError(f"losses names {', '.join(sorted({n for n in names if names.count(n) > 1}))} twice")
         self._check_signal()
+        self._check_teacher()
+        self._check_on_policy(names)
         projecting = [entry.name for entry in self.losses if entry.options.trains_projector]
         if len(projecting) > 1:
             raise ValueError(
@@ -62,12 +84,85 @@ class DistillConfig(TrainingConfig):
         for index, entry in enumerate(self.losses):
             need = entry.options.needs or capability(entry.name).needs
             if need not in given:
-                usable = [name for name in usable_with(self.teacher_signal) if name != entry.name]
+                usable = [name for name in usable_with(given) if name != entry.name]
                 raise ValueError(
                     f"losses[{index}].{entry.name}{' with these options' if entry.options.needs else ''} needs "
                     f"{NEED_IN_WORDS[need]}, which a teacher with teacher_signal: {self.teacher_signal} does not give; "
                     f"use teacher_signal: {least_signal(need)}, or one of {', '.join(usable)}"
                 )
+
+    def upstream_problems(
+        self, upstream: Mapping[str, Mapping[str, StageConfig]]
+    ) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        return [
+            problem
+            for stage, config in (upstream.get("teacher", {}) | upstream.get("teachers", {})).items()
+            if isinstance(config, ScoresConfig)
+            for problem in self.cache_problems(config.gives, stage)
+        ]
+
+    def cache_problems(self, given: frozenset[Need], stage: str) -> list[tuple[tuple[str | int, ...], str]]:
+        """What these options want of a teacher of which a stage keeps no more than ``given``."""
+        problems: list[tuple[tuple[str | int, ...], str]] = []
+        for index, entry in enumerate(self.losses):
+            need = entry.options.needs or capability(entry.name).needs
+            if need not in given:
+                way_out = WAY_TO_KEEP.get(need, "leave it out of `needs`, so that the teacher runs here")
+                message = (
+                    f"{entry.name}{' with these options' if entry.options.needs else ''} needs "
+                    f"{NEED_IN_WORDS[need]}, which {stage} does not keep: {way_out}; or use one of "
+                    f"{', '.join(name for name in usable_with(given) if name != entry.name)}"
+                )
+                problems.append((("losses", index, entry.name), message))
+        if self.on_policy is not None:
+            message = f"asks the teacher about text that {stage} has not seen; remove it, or leave {stage} out of needs"
+            problems.append((("on_policy",), message))
+        if self.teacher_dtype is not None:
+            message = f"has no effect: no teacher is loaded where {stage} keeps its scores; remove it, and set it there"
+            problems.append((("teacher_dtype",), message))
+        return problems
+
+    def _check_teacher(self) -> None:
+        if self.teacher_dtype is not None and (self.teacher is not None or not self.needs_teacher):
+            reason = "the student teaches itself" if self.teacher is not None else "none of the losses needs a teacher"
+            raise ValueError(f"teacher_dtype has no effect: {reason}; remove it")
+        if self.ema_decay is not None and self.teacher != "ema":
+            raise ValueError("ema_decay has no effect without teacher: ema; add that, or remove it")
+        if self.teachers:
+            self._check_teachers()
+        elif self.teacher_choice is not None:
+            raise ValueError("teacher_choice has no effect without teachers; add them, or remove it")
+        if self.teacher is None:
+            return
+        if not self.needs_teacher:
+            raise ValueError(f"teacher: {self.teacher} has no effect: none of the losses needs a teacher; remove it")
+        if self.teacher == "ema" and self.adapter is not None:
+            raise ValueError("teacher: ema averages whole models; remove adapter, or use teacher: self")
+        if self.teacher == "self" and self.adapter is None and self.trainable == "all":
+            raise ValueError(
+                "teacher: self teaches with the weights that training leaves alone; add an adapter, or use trainable: "
+                "embeddings"
+            )
+
+    def _check_teachers(self) -> None:
+        names = [entry.name for entry in self.teachers]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"teachers names {', '.join(repeated)} twice")
+        for option in ("teacher", "on_policy"):
+            if getattr(self, option) is not None:
+                raise ValueError(f"{option} is for one teacher; remove it, or teachers")
+        if not self.needs_teacher:
+            raise ValueError("teachers has no effect: none of the losses needs a teacher; remove it")
+
+    def _check_on_policy(self, names: list[str]) -> None:
+        if self.on_policy is not None:
+            self.on_policy.check(self.batch_windows, self.window_tokens, names, self.needs_teacher)
+        sampled = [name for name in names if capability(name).on_policy]
+        if sampled and (self.on_policy is None or self.on_policy.fraction < 1):
+            raise ValueError(
+                f"{', '.join(sampled)} is an expectation over what the student writes: it needs on_policy: "
+                "{fraction: 1}; on text of the data use dpca"
+            )
 
     def _check_balance(self, names: list[str]) -> None:
         if len(names) < 2:
@@ -75,52 +170,84 @@ class DistillConfig(TrainingConfig):
         weighted = [e.name for e in self.losses if e.options.weight != 1.0 or e.options.weight_schedule != "constant"]
         if weighted:
             raise ValueError(f"combine: {self.combine} sets the weights; remove them from {', '.join(weighted)}")
+        if favoured := [entry.name for entry in self.teachers if entry.weight != 1.0]:
+            raise ValueError(
+                f"combine: {self.combine} sets the weights; remove that of {', '.join(favoured)} under teachers"
+            )
         if blind := [entry.name for entry in self.losses if not entry.options.reaches_head_input]:
             raise ValueError(
                 f"combine: {self.combine} compares gradients at the last hidden state, which {', '.join(blind)} leaves "
                 "alone; use layers: last"
             )
 
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any loss looks at a teacher."""
+        return any(capability(entry.name).needs != "nothing" for entry in self.losses)
+
+    @property
+    def other_teachers(self) -> tuple[str, ...]:
+        """The stages that make teachers beside ``models.teacher``."""
+        return tuple(entry.name for entry in self.teachers if entry.name != MAIN_TEACHER)
+
+    @property
+    def named_inputs(self) -> Mapping[str, tuple[str, ...]]:
+        return {"teachers": self.other_teachers} if self.other_teachers else {}
+
+    @property
+    def wanted_inputs(self) -> frozenset[str]:
+        if not self.teachers:
+            return super().wanted_inputs | self._teacher_input(self.needs_teacher)
+        names = {MAIN_TEACHER} & {entry.name for entry in self.teachers}
+        return super().wanted_inputs | {"teacher" for _ in names} | {"teachers" for _ in self.other_teachers[:1]}
+
+    @property
+    def welcome_inputs(self) -> frozenset[str]:
+        # Windows end where both tokenizers have a boundary: a control arm without a teacher's loss sees the same ones.
+        return super().welcome_inputs | self._teacher_input(not self.needs_teacher)
+
+    def _teacher_input(self, condition: bool) -> frozenset[str]:
+        return frozenset({"teacher"}) if condition and self.teacher is None else frozenset()
+
 
 class Distill:
     """Train the student; the teacher scores every batch as it comes."""
 
-    VERSION = 2
+    VERSION = 3
     Config = DistillConfig
     inputs = {
         "student": Input(ModelArtifact),
-        "teacher": Input(ModelArtifact, source="teacher"),
+        "teacher": Input(ModelArtifact, source="teacher", optional=True, replaceable=True, replacement=ScoresArtifact),
+        "teachers": Input((ModelArtifact, ScoresArtifact), many=True, optional=True),
         "documents": Input(DocumentsArtifact, source="train", replaceable=True),
+        "held_out": Input(DocumentsArtifact, source="eval", optional=True),
     }
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
         from losses.balance import GradMag, GradNorm, PCGrad
-        from stages.training.aligner import DocumentAligner
-        from stages.training.pairing import Teaching
+        from stages.training.on_policy.setup import OnPolicy
         from stages.training.run import train_student
+        from stages.training.teaching import aligner_of, teachings_of
 
         config: DistillConfig = ctx.config
-        aligner = DocumentAligner(
-            teacher_directory=ctx.input("teacher"),
-            student_directory=ctx.input("student"),
-            window_tokens=config.window_tokens,
-            train_on=config.train_on,
-        )
-        needs_teacher = any(capability(entry.name).needs != "nothing" for entry in config.losses)
-        top_k = (config.teacher_top_k or DEFAULT_TOP_K) if config.teacher_signal == "top_k" else None
+        teachings = teachings_of(ctx)
+        aligner = aligner_of(ctx)
         balancers = {
             "sum": lambda: None,
             "gradmag": GradMag,
             "gradnorm": GradNorm,
             "pcgrad": lambda: PCGrad(config.seed),
         }
+        on_policy = OnPolicy(config.on_policy, aligner) if config.on_policy else None
         train_student(
             ctx,
             config,
             config.losses,
             aligner,
-            teaching=Teaching(ctx.input("teacher"), top_k) if needs_teacher else None,
+            teachings=teachings,
             balancer=balancers[config.combine](),
-            account=aligner.account,
+            on_policy=on_policy,
         )
+        if on_policy is not None:
+            on_policy.publish(ctx)

@@ -1,56 +1,21 @@
-"""The documents that a recipe takes from outside: text or conversations, read once into one JSON lines file."""
+"""The documents that a recipe takes from outside: read once into one JSON lines file, or counted to be streamed."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import TextIO
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from stages.artifacts import DocumentsArtifact
-from stages.conversations import content_bytes, read_conversations
-from stages.documents import DocumentProblem, read_documents
-from stages.references import ReferenceProblem, parse
-from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted, reference
-
-
-class DocumentSet(StageConfig):
-    """Documents of one domain."""
-
-    path: str = reference()
-    """A .jsonl file (a document a line), any other text file (one document), or a directory of such files."""
-    name: str = Field("", min_length=1, pattern=r"^[^/]+$")
-    """The domain; the path's last part without its suffix unless given."""
-    weight: float = Field(1.0, gt=0)
-    """How often the domain is drawn, relative to the others."""
-    text: str = "text"
-    """The field of a JSON line that holds the text."""
-    messages: str | None = None
-    """For conversations: the field of a JSON line that holds the messages, instead of ``text``."""
-    max_documents: int | None = Field(None, ge=1)
-    """Take only so many documents, from the start."""
-    document_bytes: int | None = Field(None, ge=64)
-    """Split documents, at blank lines where possible, into pieces of at most so many bytes."""
-
-    # A key holds the content of ``path`` and not its spelling, so the name must be settled here.
-    @model_validator(mode="before")
-    @classmethod
-    def _name_after_path(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("name") is None and isinstance(value.get("path"), str):
-            return {**value, "name": PurePosixPath(value["path"]).stem}
-        return value
-
-    @model_validator(mode="after")
-    def _conversations_stay_whole(self) -> DocumentSet:
-        if self.messages is not None and self.document_bytes is not None:
-            raise ValueError("'document_bytes' cuts text; conversations ('messages') stay whole")
-        if self.messages is not None and self.text != DocumentSet.model_fields["text"].default:
-            raise ValueError("a set holds either text ('text') or conversations ('messages'), not both")
-        return self
+from stages.document_sets import SAMPLE_DOCUMENTS, Content, DocumentSet, read_file, set_files, size_of
+from stages.document_streams import DocumentStream, count_files, count_hub, write_streams
+from stages.documents import DocumentProblem
+from stages.references import HubReference, ReferenceProblem, parse
+from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted
 
 
 class DocumentsSourceConfig(StageConfig):
@@ -70,7 +35,7 @@ class DocumentsSourceConfig(StageConfig):
 
 
 class DocumentsSource:
-    """Brings documents into the store as one JSON lines file."""
+    """Brings documents into the store as one JSON lines file; of streamed sets a sample, and where they are."""
 
     VERSION = 1
     Config = DocumentsSourceConfig
@@ -78,19 +43,26 @@ class DocumentsSource:
     output = DocumentsArtifact
 
     def run(self, ctx: StageContext) -> None:
-        """Write ``documents.jsonl`` and ``manifest.json`` into ``ctx.out``.
+        """Write ``documents.jsonl``, ``manifest.json`` and, if a set is streamed, ``streams.json`` into ``ctx.out``.
 
         Raises:
             StageError: a set cannot be had, read or holds no documents.
             StageInterrupted: the stage was asked to stop.
         """
-        domains = {}
+        domains, streams = {}, []
         with (ctx.out / "documents.jsonl").open("w", encoding="utf-8", newline="\n") as file:
             for documents in ctx.config.documents:
+                writer = _DomainWriter(documents, file, ctx)
                 try:
-                    domains[documents.name] = _write_domain(documents, file, ctx)
+                    if documents.stream:
+                        streams.append(_count(documents, writer, ctx))
+                    else:
+                        _copy(documents, writer)
                 except (DocumentProblem, ReferenceProblem) as error:
                     raise StageError(str(error)) from None
+                domains[documents.name] = writer.facts()
+        if streams:
+            write_streams(ctx.out, streams)
         with (ctx.out / "documents.jsonl").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         manifest = {
@@ -102,26 +74,58 @@ class DocumentsSource:
         (ctx.out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_domain(documents: DocumentSet, file: Any, ctx: StageContext) -> dict[str, float]:
-    path = parse(documents.path, Path.cwd()).locate()
-    count = size = 0
-    for content, content_size in itertools.islice(_contents(documents, path), documents.max_documents):
-        if ctx.should_stop():
+class _DomainWriter:
+    """Writes one set's documents as JSON lines, up to a number of them, and counts what it writes."""
+
+    def __init__(self, documents: DocumentSet, file: TextIO, ctx: StageContext) -> None:
+        self._set, self._file, self._ctx = documents, file, ctx
+        self._room = documents.sample_documents or SAMPLE_DOCUMENTS if documents.stream else None
+        self._documents = self._bytes = 0
+
+    def __call__(self, content: Content) -> None:
+        if self._ctx.should_stop():
             raise StageInterrupted
-        facts = {"id": f"{documents.name}/{count}", "domain": documents.name, "weight": documents.weight}
-        file.write(json.dumps(facts | content, ensure_ascii=False) + "\n")
-        count, size = count + 1, size + content_size
-    if count == 0:
-        raise StageError(f"{path}: holds no documents")
-    ctx.progress(f"{documents.name}: {count:,} documents, {size:,} bytes from {path}")
-    return {"documents": count, "bytes": size, "weight": documents.weight}
+        if self._documents == self._room:
+            return
+        facts = {
+            "id": f"{self._set.name}/{self._documents}",
+            "domain": self._set.name,
+            "weight": self._set.weight,
+        }
+        self._file.write(json.dumps(facts | content, ensure_ascii=False) + "\n")
+        self._documents += 1
+        self._bytes += size_of(content)
+
+    def facts(self) -> dict[str, float]:
+        """What the manifest says of the domain.
+
+        Raises:
+            StageError: it has no documents.
+        """
+        if self._documents == 0:
+            raise StageError(f"{self._set.path}: holds no documents")
+        kind = "a sample of" if self._set.stream else ""
+        self._ctx.progress(
+            f"{self._set.name}: {kind} {self._documents:,} documents, {self._bytes:,} bytes from {self._set.path}"
+        )
+        return {"documents": self._documents, "bytes": self._bytes, "weight": self._set.weight}
 
 
-def _contents(documents: DocumentSet, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """What each document of a set holds, as the fields of its record, and its size in bytes."""
-    if documents.messages is not None:
-        for conversation in read_conversations(path, field=documents.messages):
-            yield conversation, content_bytes(conversation)
-        return
-    for text in read_documents(path, field=documents.text, limit=documents.document_bytes):
-        yield {"text": text}, len(text.encode("utf-8"))
+def _copy(documents: DocumentSet, write: _DomainWriter) -> None:
+    path = parse(documents.path, Path.cwd()).locate()
+    contents = (content for file in set_files(path) for content in read_file(documents, file))
+    for content in itertools.islice(contents, documents.max_documents):
+        write(content)
+
+
+def _count(documents: DocumentSet, write: _DomainWriter, ctx: StageContext) -> DocumentStream:
+    reference = parse(documents.path, Path.cwd())
+    if isinstance(reference, HubReference):
+        stream = count_hub(documents, reference, documents.sample_documents or SAMPLE_DOCUMENTS, write)
+    elif documents.subset is not None or documents.split is not None:
+        raise StageError(f"{documents.path}: 'subset' and 'split' are for data sets of the hub; remove them")
+    else:
+        memo = None if ctx.cache is None else ctx.cache / "digests.json"
+        stream = count_files(documents, reference.locate(), write, memo)
+    ctx.progress(f"{documents.name}: {stream.count:,} documents to be streamed from {documents.path}")
+    return stream

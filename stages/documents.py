@@ -1,16 +1,22 @@
-"""Documents out of text files, JSON lines and directories, as a stream: no file is held as a whole unless it is one
-document."""
+"""Documents out of text files, JSON lines, Parquet files and directories, as a stream: no file is held as a whole
+unless it is one document. Compressed files are read as what they hold."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
 
 from stages.digests import list_files
 
+COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+"""File suffix -> the name that pyarrow has for the format."""
+
 _READ_BYTES = 1 << 20
+_PARQUET_ROWS = 256
 
 
 class DocumentProblem(Exception):
@@ -20,12 +26,12 @@ class DocumentProblem(Exception):
 def read_documents(path: Path, *, field: str, limit: int | None) -> Iterator[str]:
     """The documents of a file or of all files of a directory, in the order of their names.
 
-    A ``.jsonl`` file holds one document a line; any other file is one document. Empty files of a directory hold
-    none.
+    A ``.jsonl`` file holds one document a line, a ``.parquet`` file one a row; any other file is one document. Empty
+    files of a directory hold none.
 
     Args:
         path: file or directory.
-        field: the key of a JSON line that holds the text.
+        field: the key of a JSON line, or the column, that holds the text.
         limit: split documents into pieces of at most so many bytes; None leaves them whole.
 
     Raises:
@@ -38,21 +44,30 @@ def read_documents(path: Path, *, field: str, limit: int | None) -> Iterator[str
         return
     if path.stat().st_size == 0:
         raise DocumentProblem(f"{path}: the file is empty")
-    if path.suffix.lower() != ".jsonl":
+    if not holds_records(path):
         yield from _read_text(path, limit)
         return
     for place, record in read_records(path):
-        text = _text_of(place, record, field)
+        text = text_of(place, record, field)
         yield from (text,) if limit is None else split_text(text, limit)
 
 
+def holds_records(path: PurePath) -> bool:
+    """Whether a file's documents have named fields: ``.jsonl``, compressed or not, and ``.parquet`` files."""
+    return _format(path) in (".jsonl", ".parquet")
+
+
 def read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a ``.jsonl`` file, each with its place (``file:line``) for messages; empty lines are skipped.
+    """The JSON objects of a ``.jsonl`` file or the rows of a ``.parquet`` one, each with its place (``file:line``,
+    ``file:row``) for messages; empty lines are skipped.
 
     Raises:
-        DocumentProblem: a line is not UTF-8, not JSON or not an object.
+        DocumentProblem: a line is not UTF-8, not JSON or not an object; the file is damaged.
     """
-    with path.open("rb") as file:
+    if _format(path) == ".parquet":
+        yield from _read_rows(path)
+        return
+    with _open(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 place = f"{path}:{number}"
@@ -114,9 +129,61 @@ def _cut(data: bytes, limit: int) -> int:
     return end or limit
 
 
+def without_nulls(value: Any) -> Any:
+    """A row without the fields that hold nothing: in a table every message has the fields that any message has."""
+    if isinstance(value, dict):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def without_compression(path: PurePath) -> PurePath:
+    """The name without the suffix of a compression format."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSION else path
+
+
+def _format(path: PurePath) -> str:
+    return without_compression(path).suffix.lower()
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, decompressed.
+
+    Raises:
+        DocumentProblem: the file is cut off, or not of the format that its suffix says.
+    """
+    codec = COMPRESSION.get(path.suffix.lower())
+    if codec is None:
+        with path.open("rb") as file:
+            yield file
+        return
+    import pyarrow
+
+    try:
+        with pyarrow.input_stream(path, compression=codec) as stream:
+            yield io.BufferedReader(stream, _READ_BYTES)
+    except OSError as error:
+        raise DocumentProblem(f"{path}: cannot be decompressed: {error}") from None
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", without_nulls(row)
+    except (ArrowException, OSError) as error:
+        raise DocumentProblem(f"{path}: not a readable Parquet file: {error}") from None
+
+
 def _read_text(path: Path, limit: int | None) -> Iterator[str]:
     offset, buffer = 0, b""
-    with path.open("rb") as file:
+    with _open(path) as file:
         while block := file.read(_READ_BYTES):
             buffer += block
             while limit is not None and len(buffer) > limit:
@@ -151,9 +218,14 @@ def _record_of(place: str, line: bytes) -> dict[str, Any]:
     return record
 
 
-def _text_of(place: str, record: dict[str, Any], field: str) -> str:
+def text_of(place: str, record: dict[str, Any], field: str, *, empty: bool = False) -> str:
+    """One field of a record that must hold text, and some of it unless ``empty``.
+
+    Raises:
+        DocumentProblem: there is no such field, or no text in it that UTF-8 can hold.
+    """
     text = field_of(place, record, field)
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not (text or empty):
         raise DocumentProblem(f"{place}: field {field!r} holds no text")
     check_text(f"{place}: field {field!r}", text)
     return text

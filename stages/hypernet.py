@@ -69,8 +69,8 @@ def _prepare(ctx: StageContext) -> tuple[HypernetTrainer, dict[str, object]]:
     from stages.hypernetwork.table import StudentTable
     from stages.hypernetwork.training import HypernetTrainer
     from stages.output_head import OutputHead
+    from stages.training.documents import TrainingDocuments
     from stages.training.models import DTYPES, load_model, pick_device
-    from stages.training.windows import read_documents
 
     config, student = ctx.config, ctx.input("student")
     refuse_expanded(student)
@@ -80,7 +80,7 @@ def _prepare(ctx: StageContext) -> tuple[HypernetTrainer, dict[str, object]]:
     except UnsupportedTokenizer as error:
         raise StageError(str(error)) from None
     segmenter = ByteSegmenter(TokenIndex(view), byte_model(tokenizer, view))
-    sampler = Sampler(read_documents(ctx.input("documents")), view, segmenter, config)
+    sampler = Sampler(TrainingDocuments(ctx.input("documents"), ctx.cache), view, segmenter, config)
     table = StudentTable.of(student, view.vocab_size)
     shape = _shape(config, table.layout)
     rows = table.rows()

@@ -35,14 +35,33 @@ def load_causal_lm(directory: Path, **options: Any) -> PreTrainedModel:
     Raises:
         StageError: it says that its input embedding is expanded, but its code is not ours.
     """
+    return _model_class(directory).from_pretrained(directory, **options)
+
+
+def empty_causal_lm(directory: Path) -> PreTrainedModel:
+    """The same model without weights, on the meta device: its modules and the shapes of its parameters, tied or not.
+
+    Raises:
+        StageError: as ``load_causal_lm`` does.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    config, model_class = AutoConfig.from_pretrained(directory), _model_class(directory)
+    with torch.device("meta"):
+        return getattr(model_class, "from_config", model_class)(config)
+
+
+def _model_class(directory: Path) -> Any:
+    """The class, with ``from_pretrained``, that reads a model directory."""
     from transformers import AutoModelForCausalLM
 
     if modeling_file(directory) is None:
-        return AutoModelForCausalLM.from_pretrained(directory, **options)
+        return AutoModelForCausalLM
     from stages.initialisation.suffix_expansion import modeling_suffix_expansion
 
     architecture = read_json(directory / "config.json")["auto_map"][_AUTO_CLASS].split(".")[-1]
-    return getattr(modeling_suffix_expansion, architecture).from_pretrained(directory, **options)
+    return getattr(modeling_suffix_expansion, architecture)
 
 
 def modeling_file(directory: Path) -> Path | None:

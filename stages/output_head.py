@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.predictions import LinearHead
+from stages.sharded import whole, whole_shape
 from stages.stage import StageError
 
 _TOLERANCE = 0.02
@@ -51,10 +52,11 @@ class OutputHead:
                 f"the output head of {_name(model)} has parameters beside weight and bias ({', '.join(others[:3])}): "
                 "an adapter must be merged into the weight first"
             )
-        if vocab_size > len(layer.weight):
+        rows = whole_shape(layer.weight)[0]
+        if vocab_size > rows:
             raise StageError(
-                f"{_name(model)}: the tokenizer has ids up to {vocab_size - 1}, the model has only "
-                f"{len(layer.weight)} output rows; this is not the model's tokenizer"
+                f"{_name(model)}: the tokenizer has ids up to {vocab_size - 1}, the model has only {rows} output rows; "
+                "this is not the model's tokenizer"
             )
         config = model.config.get_text_config()
         return cls(vocab_size, getattr(config, "final_logit_softcapping", None), _scale(config))
@@ -74,7 +76,8 @@ class OutputHead:
         if not theirs.isfinite().all():
             raise StageError(f"the logits of {_name(model)} are not finite: its weights are damaged")
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        ours = self.on(hidden, *output_matrix(model)).logits(slice(None)).float()
+        with whole(model.get_output_embeddings().parameters()):
+            ours = self.on(hidden, *output_matrix(model)).logits(slice(None)).float()
         largest, error = float(theirs.abs().max()), float((ours - theirs).abs().max())
         if not error <= _TOLERANCE * largest:
             raise StageError(

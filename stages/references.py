@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple
 from stages.digests import content_digest
 
 FILE_SUFFIXES = (
-    *(".gguf", ".gz", ".json", ".jsonl", ".md", ".model", ".py", ".safetensors", ".tiktoken", ".tsv", ".txt", ".vec"),
+    *(".bz2", ".gguf", ".gz", ".json", ".jsonl", ".md", ".model", ".parquet", ".py", ".safetensors", ".tiktoken"),
+    *(".tsv", ".txt", ".vec", ".zst"),
 )
 """A missing path that ends so was meant as a path: ``data/train.jsonl`` is no hub repository."""
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AfterValidator, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from stages.artifacts import ModelArtifact, ModelConfigArtifact, TokenizerArtifact
 from stages.conversion.errors import ConversionError
 from stages.conversion.patterns import resolve_pattern
 from stages.references import ReferenceProblem, parse
-from stages.stage import Input, StageConfig, StageContext, StageError, reference
+from stages.stage import Input, StageConfig, StageContext, StageError, Switch, reference
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.py", "*.txt", "*.model")
 MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors", "pytorch_model*.bin")
@@ -23,9 +23,6 @@ RANK_SUFFIXES = (".tiktoken", ".tiktoken.gz")
 
 BYTES = "bytes"
 """What a recipe writes as the target tokenizer for that of the student turned into bytes."""
-
-Switch = Annotated[bool | None, AfterValidator(lambda value: value or None)]
-"""An option that is off unless it is true. False is None: saying no changes no key."""
 
 
 class TokenizerSpec(StageConfig):

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from stages.artifacts import Artifact
 
@@ -33,12 +33,40 @@ class StageConfig(BaseModel):
         return frozenset()
 
     @property
+    def welcome_inputs(self) -> frozenset[str]:
+        """Optional inputs with a ``source`` that these options use where the recipe gives that, or a stage in its
+        place, and can do without."""
+        return frozenset()
+
+    def upstream_problems(
+        self, upstream: Mapping[str, Mapping[str, StageConfig]]
+    ) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        """What these options ask of the stages that fill the inputs and these do not give.
+
+        Args:
+            upstream: input -> name of a stage -> its options.
+
+        Returns:
+            Places in these options, and what is wrong there.
+        """
+        return ()
+
+    @property
     def named_inputs(self) -> Mapping[str, tuple[str, ...]]:
         """Inputs for which these options name the stages: input -> stages, each of which ``needs`` lists as well.
 
         A stage that is named here fills no other input, so one artifact kind can serve two purposes.
         """
         return {}
+
+    def check_processes(self, count: int) -> None:
+        """Raise ValueError unless ``count`` processes can run the stage together, as a training stage's can."""
+        if count > 1:
+            raise ValueError(f"this stage runs in one process, not in {count}; use launcher: local")
+
+
+Switch = Annotated[bool | None, AfterValidator(lambda value: value or None)]
+"""An option that is off unless it is true. False is None: saying no changes no key."""
 
 
 def not_keyed(default: Any, **constraints: Any) -> Any:

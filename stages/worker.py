@@ -1,29 +1,29 @@
-"""Run one stage in this process: ``python -m stages.worker JOB.json`` (under torchrun, once per rank).
+"""Run one stage in this process: ``python -m stages.worker JOB.json`` (under a launcher, once per rank).
 
 The job file is what the runner wrote: ``stage`` and ``uses`` (names), ``module`` ("package.module:Class"), ``config``,
 ``inputs`` {input: {stage: directory}}, ``work``, ``out``, ``attempt``, ``cache`` (directories) and ``resources``.
 
 Exit codes: 0 the stage returned, 75 it saved and stopped because it was asked to, 1 it failed. The first rank that
-does not return also writes ``outcome.json`` into the attempt, because torchrun does not pass exit codes on.
+does not return also writes ``outcome.json`` into the attempt, because launchers do not pass exit codes on.
 """
 
 from __future__ import annotations
 
+import argparse
+import faulthandler
 import importlib
 import json
 import os
-import signal
+import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import psutil
-
-from stages.stage import MetricsWriter, StageContext, StageError, StageInterrupted
+from stages.ranks import Place, RankRecord, find_place, redirect_output
+from stages.stage import MetricsWriter, StageConfig, StageContext, StageError, StageInterrupted
+from stages.stop_request import StopRequest
 
 SCHEMA_VERSION = 2
 PROGRESS_PREFIX = "progress| "
@@ -32,56 +32,9 @@ PROGRESS_PREFIX = "progress| "
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 75
 
-_ORPHAN_CHECK_SECONDS = 1.0
 
-
-class StopRequest:
-    """True once SIGTERM or SIGINT arrived, or once the runner that launched this stage is gone.
-
-    A runner that dies without a word cannot ask; the stage then saves and ends rather than train on unseen.
-    """
-
-    def __init__(self) -> None:
-        self._asked = False
-        self._runner = _runner_processes()
-        self._checked = time.monotonic()
-
-    def install(self) -> StopRequest:
-        """Handle SIGTERM and SIGINT from now on; a second SIGINT ends the process at once."""
-        signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __call__(self) -> bool:
-        now = time.monotonic()
-        if not self._asked and self._runner is not None and now - self._checked >= _ORPHAN_CHECK_SECONDS:
-            self._checked = now
-            self._asked = _runner_processes() != self._runner
-        return self._asked
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _runner_processes() -> tuple[int, int] | None:
-    """The pids of our parent and of the runner; None if there is no runner (any more).
-
-    The runner makes what it starts the leader of a new session; that is this process, or its torchrun agent. A
-    stage that a person started in a shell leads no session, and may outlive that shell.
-    """
-    parent = os.getppid()
-    leader = parent if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    try:
-        return (parent, psutil.Process(leader).ppid()) if os.getsid(leader) == leader else None
-    except (psutil.Error, ProcessLookupError):
-        return None
-
-
-def make_context(job: Mapping[str, Any], config: Any, should_stop: Callable[[], bool]) -> StageContext:
+def make_context(job: Mapping[str, Any], config: Any, should_stop: Callable[[], bool], place: Place) -> StageContext:
     """The context of this rank; only rank 0 writes metrics and shows progress."""
-    rank = int(os.environ.get("RANK", "0"))
     work, out = Path(job["work"]), Path(job["out"])
     for directory in (work, out):  # a command that is pasted later finds them published or cleaned away
         directory.mkdir(exist_ok=True)
@@ -94,44 +47,105 @@ def make_context(job: Mapping[str, Any], config: Any, should_stop: Callable[[], 
         inputs={name: {stage: Path(path) for stage, path in made.items()} for name, made in job["inputs"].items()},
         work=work,
         out=out,
-        metrics=MetricsWriter(Path(job["attempt"]) / "metrics.jsonl" if rank == 0 else None),
-        progress=progress if rank == 0 else lambda line: None,
+        metrics=MetricsWriter(Path(job["attempt"]) / "metrics.jsonl" if place.rank == 0 else None),
+        progress=progress if place.rank == 0 else lambda line: None,
         should_stop=should_stop,
         resources=job["resources"],
         cache=Path(job["cache"]),
-        rank=rank,
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        rank=place.rank,
+        world_size=place.world_size,
+        local_rank=place.local_rank,
     )
 
 
-def run_job(path: Path) -> int:
+def run_job(path: Path, local_rank: int | None = None) -> int:
     """Run the job file's stage and return the exit code.
+
+    Args:
+        path: the job file.
+        local_rank: this process among those on its machine, where the launcher gives it as an argument.
 
     Raises:
         ValueError: the job file was written for another version of this module.
     """
-    job = json.loads(path.read_text(encoding="utf-8"))
-    if job["schema_version"] != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema_version {job['schema_version']}, this worker reads {SCHEMA_VERSION}")
-    should_stop = StopRequest().install()
+    job = read_job(path)
+    place = find_place(os.environ, job["resources"].get("launcher"), local_rank)
     attempt = Path(job["attempt"])
+    should_stop = StopRequest(attempt).install()
+    record = RankRecord(attempt, place)
     try:
+        _prepare_environment(job["resources"], place)
         stage = _load(job["module"])
         config = stage.Config.model_validate(job["config"])
-        stage().run(make_context(job, config, should_stop))
+        _check_processes(config, place)
+        stage().run(make_context(job, config, should_stop, place))
     except StageInterrupted as stop:
-        _record_outcome(attempt, "interrupted", str(stop))
+        _record_outcome(attempt, place, "interrupted", str(stop))
+        record.set("interrupted")
         return EXIT_INTERRUPTED
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
-        _record_outcome(attempt, "failed", str(error))
+        _record_outcome(attempt, place, "failed", str(error), explained=True)
+        record.set("failed")
         return EXIT_FAILED
     except Exception as error:
         traceback.print_exc()
-        _record_outcome(attempt, "failed", "".join(traceback.format_exception_only(error)).strip())
+        _record_outcome(attempt, place, "failed", "".join(traceback.format_exception_only(error)).strip())
+        record.set("failed")
         return EXIT_FAILED
+    record.set("finished")
     return 0
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """The content of a job file.
+
+    Raises:
+        ValueError: it was written for another version of this module.
+    """
+    job = json.loads(path.read_text(encoding="utf-8"))
+    if job["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema_version {job['schema_version']}, this worker reads {SCHEMA_VERSION}")
+    return job
+
+
+def _prepare_environment(resources: Mapping[str, Any], place: Place) -> None:
+    """Make what the recipe says of processes and devices true for every library of this process.
+
+    Raises:
+        StageError: the launcher started another number of processes, or there is no GPU for this one.
+    """
+    processes = (resources.get("processes") or 0) * (resources.get("nodes") or 1)
+    if processes and processes != place.world_size:
+        raise StageError(
+            f"{processes} processes were to work together, but the launcher says that there are {place.world_size}. "
+            "Start the stage with `pipeline run`, or paste the whole command of cmd.txt"
+        )
+    if place.world_size > 1:
+        os.environ.update(place.variables())
+    if resources.get("device") == "cpu":
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    if resources.get("device") == "gpu":
+        _check_gpu(place)
+
+
+def _check_processes(config: StageConfig, place: Place) -> None:
+    try:
+        config.check_processes(place.world_size)
+    except ValueError as error:
+        raise StageError(str(error)) from None
+
+
+def _check_gpu(place: Place) -> None:
+    import torch
+
+    count = torch.cuda.device_count()
+    if place.local_rank >= count:
+        without = "" if torch.backends.cuda.is_built() else ": it was installed without CUDA"
+        raise StageError(
+            f"rank {place.rank} is to work on GPU {place.local_rank} of {socket.gethostname()}, but torch sees "
+            f"{count} there{without}. Ask for fewer processes, or for device: cpu"
+        )
 
 
 def _load(reference: str) -> type:
@@ -139,21 +153,29 @@ def _load(reference: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _record_outcome(attempt: Path, state: str, message: str) -> None:
-    """Write ``outcome.json`` unless a rank already did: the first to end is the cause, the others follow."""
+def _record_outcome(attempt: Path, place: Place, state: str, message: str, *, explained: bool = False) -> None:
+    """Write ``outcome.json`` unless a rank already did: the first to end is the cause, the others follow.
+
+    ``explained`` says that the message is meant for the user, so it is no consequence of another rank's death.
+    """
     try:
         with (attempt / "outcome.json").open("x", encoding="utf-8") as file:
-            json.dump({"state": state, "message": message}, file)
+            json.dump({"state": state, "message": message, "rank": place.rank, "explained": explained}, file)
     except FileExistsError:
         return
 
 
 def main() -> int:
     """The command: one argument, the job file."""
-    if len(sys.argv) != 2:
-        print("usage: python -m stages.worker JOB.json", file=sys.stderr)
-        return 2
-    return run_job(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(prog="python -m stages.worker", description="Run one stage of a recipe.")
+    parser.add_argument("job", type=Path, metavar="JOB.json", help="what the runner wrote")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="given by DeepSpeed's launcher")
+    arguments = parser.parse_args()
+    job = read_job(arguments.job)
+    place = find_place(os.environ, job["resources"].get("launcher"), arguments.local_rank)
+    redirect_output(Path(job["attempt"]), place.rank)
+    faulthandler.enable()
+    return run_job(arguments.job, arguments.local_rank)
 
 
 if __name__ == "__main__":

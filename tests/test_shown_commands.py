@@ -18,7 +18,7 @@ from pipeline.recipe import Outline
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("recipes/**/*.md")])
 RECIPES = sorted(REPOSITORY.glob("recipes/*.yaml"))
-READ_ONLY = {"plan", "graph", "validate", "show", "status"}
+READ_ONLY = {"plan", "graph", "validate", "show", "status", "slurm"}
 RUN_HERE = {"audit"}  # trains nothing
 
 

@@ -16,7 +16,7 @@ MAY_IMPORT = {
 }
 STAGE_MODULES = {
     *("sources", "document_source", "align", "audit", "init", "generate", "distill", "stochastok", "evaluate"),
-    *("tokenizer", "hypernet"),
+    *("tokenizer", "hypernet", "score", "import_scores"),
 }
 HEAVY = {"torch", "transformers", "mlflow", "deepspeed", "datasets", "matplotlib"}
 LIGHT = [path for glob in ("pipeline/*.py", "stages/*.py", "stages/objectives/*.py") for path in REPOSITORY.glob(glob)]
@@ -70,3 +70,9 @@ def test_planning_code_imports_nothing_heavy(path):
 @pytest.mark.parametrize("path", _sources(), ids=_name)
 def test_files_stay_small(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, f"{_name(path)} wants splitting"
+
+
+def test_vocabularies_change_on_disk_alone():
+    # On a model that ZeRO-3 has split, resize_token_embeddings changes the configuration and nothing else, silently.
+    calling = [_name(path) for path in _sources() if ".resize_token_embeddings(" in path.read_text(encoding="utf-8")]
+    assert calling == []

@@ -19,6 +19,7 @@ from alignment.chat.messages import Message, Tool, check_messages, message_parts
 from alignment.chat.template import ChatTemplate, RenderedChat
 from alignment.chat.tokens import ContentLayout, ContentTokens, move_to_contents
 from alignment.chunk_alignment import ChunkAlignment, mask_chunks
+from alignment.encoding import Encoding
 from alignment.spans import align_encodings
 
 TrainOn = Literal["assistant", "all", "last"]
@@ -34,7 +35,7 @@ class ChatTokens:
 
     Attributes:
         text: the native rendering.
-        ids: int32 [T], exactly what the model's tokenizer makes of its rendering.
+        ids: int32 [T], exactly what the model's tokenizer makes of its rendering, or what the model itself wrote of it.
         message: int32 [T], the message of whose content (or as whose end-of-turn token) a token is part; -1 for markup.
         trained: bool [T], tokens of contents and ends of turns that are to be learned.
         lengths: int64 [T], bytes of content that each token stands for; 0 for markup.
@@ -90,6 +91,8 @@ def align_chat(
     *,
     tools: Sequence[Tool] | None = None,
     train_on: TrainOn = "assistant",
+    teacher_encoding: Encoding | None = None,
+    student_encoding: Encoding | None = None,
 ) -> AlignedChat:
     """Render a conversation for both models, and align the two token sequences on the contents of its messages.
 
@@ -101,6 +104,8 @@ def align_chat(
         messages: mappings with ``role`` and ``content``, and ``reasoning_content`` and ``tool_calls`` where wanted.
         tools: JSON schemas of tools, which templates write as markup.
         train_on: the messages to learn from.
+        teacher_encoding, student_encoding: a model's tokens of its rendering, where they are not those that its
+            tokenizer gives, as of an answer that the student sampled.
 
     Raises:
         ChatError: the conversation is malformed, holds the string of a control token of either tokenizer, or cannot be
@@ -111,9 +116,10 @@ def align_chat(
     trained = _trained_messages([message["role"] for message in messages], train_on)
     layout = ContentLayout.from_parts(message_parts(messages), len(messages))
     sides = []
-    for view, template in (teacher, student):
+    for (view, template), given in ((teacher, teacher_encoding), (student, student_encoding)):
         chat = template.render(messages, tools=tools)
-        sides.append((chat, move_to_contents(view.encode_rendered(chat.text), chat, layout)))
+        encoding = view.encode_rendered(chat.text) if given is None else given
+        sides.append((chat, move_to_contents(encoding, chat, layout)))
     (teacher_chat, teacher_tokens), (student_chat, student_tokens) = sides
 
     chunks = align_encodings(

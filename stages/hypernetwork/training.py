@@ -148,7 +148,7 @@ class HypernetTrainer:
         state = {"network": self.network.state_dict(), "optimiser": self._optimiser.state_dict()}
         torch.save(state, directory / "training.pt")
         checkpoint.complete(directory, {"step": step})
-        checkpoint.prune(root, self.config.keep_checkpoints)
+        checkpoint.prune(root, step, self.config.keep_checkpoints)
 
     def _resume(self) -> int:
         found = checkpoint.latest(self.ctx.work / "ckpt", self.ctx.progress)

@@ -167,7 +167,7 @@ class _Training:
         state = {"rows": [p.detach() for p in self._parameters], "optimiser": self._optimiser.state_dict()}
         torch.save(state, directory / "training.pt")
         checkpoint.complete(directory, {"step": step})
-        checkpoint.prune(self._checkpoints, 1)
+        checkpoint.prune(self._checkpoints, step, keep=1)
 
     def _resume(self) -> int:
         found = checkpoint.latest(self._checkpoints, self.transplant.progress)

@@ -13,6 +13,7 @@ from stages.objectives.dpca import DpcaOptions
 from stages.objectives.dual_space import DskdOptions
 from stages.objectives.gold import GoldOptions
 from stages.objectives.likelihood_scoring import LikelihoodScoringOptions
+from stages.objectives.policy_gradient import PolicyGradientOptions
 from stages.objectives.projected import CdmOptions, MinEdOptions, XTokenOptions
 from stages.objectives.simct import SimCtOptions
 from stages.objectives.sorted_distributions import MultiLevelOtOptions, UldOptions
@@ -35,6 +36,8 @@ class LossEntry(StageConfig):
     """Preferences among the shared tokens and the text that follows."""
     dpca: DpcaOptions | None = None
     """Chunk log-probabilities, shared out over the student's tokens."""
+    policy_gradient: PolicyGradientOptions | None = None
+    """The reverse KL of chunks that the student wrote."""
     same_vocabulary: SameVocabularyOptions | None = None
     """Next-token distributions of models with one vocabulary."""
     strict: StrictOptions | None = None

@@ -15,16 +15,18 @@ scores; or the scores alone, the log-probabilities of the token and of a boundar
 NEED_IN_WORDS = {
     "nothing": "no teacher",
     "scores": "the log-probabilities of the text",
+    "boundary": "the probability of a boundary after every token",
     "top_k": "the teacher's most probable tokens",
     "distribution": "the teacher's whole distribution",
     "hidden_states": "the teacher's hidden states",
+    "weights": "the teacher's own weights",
 }
-Need = Literal["nothing", "scores", "top_k", "distribution", "hidden_states"]
+Need = Literal["nothing", "scores", "boundary", "top_k", "distribution", "hidden_states", "weights"]
 
 GIVES: dict[TeacherSignal, frozenset[Need]] = {
-    "full": frozenset({"nothing", "scores", "top_k", "distribution", "hidden_states"}),
-    "top_k": frozenset({"nothing", "scores", "top_k"}),
-    "scores": frozenset({"nothing", "scores"}),
+    "full": frozenset(NEED_IN_WORDS),
+    "top_k": frozenset({"nothing", "scores", "boundary", "top_k"}),
+    "scores": frozenset({"nothing", "scores", "boundary"}),
 }
 
 
@@ -40,6 +42,7 @@ class Capability:
         served: whether a teacher behind an API is enough, and what that must return.
         divergence: whether the loss is zero, with zero gradient, when student and teacher are one model.
         source: the paper.
+        on_policy: whether it means anything only on text that the student writes while it learns.
     """
 
     objective: str
@@ -49,11 +52,12 @@ class Capability:
     served: str
     divergence: bool
     source: str
+    on_policy: bool = False
 
     @property
     def cached(self) -> bool:
-        """Whether scores that were computed once are enough."""
-        return self.needs in GIVES["top_k"]
+        """Whether what was computed once is enough."""
+        return self.needs in GIVES["top_k"] | {"hidden_states"} and not self.on_policy
 
 
 CAPABILITIES: tuple[Capability, ...] = (
@@ -91,6 +95,16 @@ CAPABILITIES: tuple[Capability, ...] = (
         source="arXiv 2606.09456",
     ),
     Capability(
+        "policy_gradient",
+        "scores",
+        "any",
+        "the reverse KL of every chunk, in expectation over what the student writes",
+        "yes: log-probabilities of the text's tokens",
+        divergence=True,
+        source="arXiv 2306.08543, 2606.09456",
+        on_policy=True,
+    ),
+    Capability(
         "same_vocabulary",
         "top_k",
         "identical",
@@ -110,7 +124,7 @@ CAPABILITIES: tuple[Capability, ...] = (
     ),
     Capability(
         "dskd",
-        "hidden_states",
+        "weights",
         "overlapping",
         "never: through projected hidden states, at positions that predict the same token (eta)",
         "no",
@@ -225,6 +239,6 @@ def least_signal(need: Need) -> TeacherSignal:
     return next(signal for signal in ("scores", "top_k", "full") if need in GIVES[signal])
 
 
-def usable_with(signal: TeacherSignal) -> list[str]:
-    """The objectives for which a teacher's signal is enough."""
-    return [each.objective for each in CAPABILITIES if each.needs in GIVES[signal]]
+def usable_with(given: frozenset[Need]) -> list[str]:
+    """The objectives for which it is enough, on any text, that a teacher gives this."""
+    return [each.objective for each in CAPABILITIES if each.needs in given and not each.on_policy]

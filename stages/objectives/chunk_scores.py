@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from stages.objectives.base import ObjectiveOptions
+from stages.objectives.capabilities import Need
 
 LayerPair = tuple[int, int]
 """Layers of the teacher and of the student, as indices into transformers' ``hidden_states``."""
@@ -29,6 +30,10 @@ class AlmOptions(ObjectiveOptions):
     """Add the log-probability that a boundary follows, so that tokenizers with longer tokens are not favoured."""
     divergence: Literal["kl", "reverse_kl", "tvd", "kl_temperature_limit", "k2", "k3"] = "kl"
     """Divergence between the teacher's and the student's chunk probability."""
+
+    @property
+    def needs(self) -> Need | None:
+        return "boundary" if self.debias or self.gamma is not None else None
 
     @model_validator(mode="after")
     def _limit_has_an_effect(self) -> AlmOptions:

@@ -1,9 +1,8 @@
-"""Training documents -> windows of teacher and student tokens, and an account of what of the text they cover."""
+"""Training documents -> windows of teacher and student tokens, and what of the text they cover."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,35 +11,39 @@ from transformers import AutoTokenizer
 
 from alignment.byte_view import ByteView
 from alignment.chat import AlignedChat, ChatError, ChatTemplate, TrainOn, align_chat
-from alignment.spans import align_encodings
+from alignment.spans import align_encodings, mask_chunks
 from stages.stage import StageError
-from stages.training.windows import Document, Window, chat_window, text_windows
+from stages.training.account import Account, DocumentFacts
+from stages.training.blocks import DocumentWindows
+from stages.training.scored_text import ScoredDocuments
+from stages.training.windows import Document, Window, chat_window, scored_bytes, text_windows
 
-_NAMED_DOCUMENTS = 5
+_SIDES = ("teacher", "student")
 
 
 @dataclass
 class DocumentAligner:
-    """Aligns documents one at a time; every document enters the account once, however often it is read.
+    """Aligns documents one at a time (a ``WindowMaker``).
 
     Attributes:
         teacher_directory, student_directory: where the two tokenizers lie.
         window_tokens: most tokens of a window, on either side.
         train_on: of conversations, the messages to learn from.
+        scores: where the teacher's scores of the documents are found; None where a model scores them.
     """
 
     teacher_directory: Path
     student_directory: Path
     window_tokens: int
     train_on: TrainOn = "assistant"
-    _seen: set[str] = field(default_factory=set, init=False)
-    _sizes: Counter[str] = field(default_factory=Counter, init=False)
-    _rewritten: dict[str, list[str]] = field(default_factory=lambda: {"teacher": [], "student": []}, init=False)
+    scores: ScoredDocuments | None = None
 
     @cached_property
     def views(self) -> tuple[ByteView, ByteView]:
         """Teacher and student tokenizer."""
-        return ByteView.from_tokenizer(self.teacher_directory), ByteView.from_tokenizer(self.student_directory)
+        scored = self.scores is not None
+        teacher = self.scores.teacher_view() if scored else ByteView.from_tokenizer(self.teacher_directory)
+        return teacher, ByteView.from_tokenizer(self.student_directory)
 
     @cached_property
     def templates(self) -> tuple[ChatTemplate, ChatTemplate]:
@@ -48,25 +51,47 @@ class DocumentAligner:
         directories = {"teacher": self.teacher_directory, "student": self.student_directory}
         return tuple(_template(side, directory) for side, directory in directories.items())
 
+    def prepare(self) -> None:
+        """Load the tokenizers."""
+        _ = self.views
+
     def __call__(self, document: Document, number: int, epoch: int) -> list[Window]:
         """The windows of one document; its number and the epoch make no difference.
 
         Raises:
-            StageError: a conversation cannot be rendered by both templates, or its contents not be found.
+            StageError: a conversation cannot be rendered by both templates, or its contents not be found; or there
+                are no scores of the document where there should be.
+        """
+        return list(self.make(document, number, epoch).windows)
+
+    def make(self, document: Document, number: int, epoch: int) -> DocumentWindows:
+        """The same, with what there is to say of the document: ``bytes`` are those of its text, without a prompt, or of
+        the messages to learn from, and ``aligned_bytes`` those of them in chunks; of conversations, what of them cannot
+        be scored.
+
+        Raises:
+            StageError: as above.
         """
         if document.messages is not None:
-            return self._chat_windows(document)
+            return self._make_chat(document)
         teacher, student = self.views
         encodings = teacher.encode(document.text, exact=False), student.encode(document.text, exact=False)
-        chunks = align_encodings(*encodings)
-        if self._is_new(document):
-            self._sizes.update(bytes=chunks.text_bytes, aligned_bytes=chunks.chunk_bytes)
-            for side, encoding in zip(self._rewritten, encodings, strict=True):
-                if not encoding.exact:
-                    self._rewritten[side].append(document.id)
-        return text_windows(teacher, student, encodings, chunks, self.window_tokens)
+        chunks, context_bytes, first_entry = align_encodings(*encodings), document.context_bytes, None
+        if self.scores is not None:
+            scored = self.scores.text(document, encodings[0])
+            chunks, first_entry = mask_chunks(chunks, teacher=scored.unscored), scored.first_entry
+            context_bytes = max(context_bytes, scored.context_bytes)
+        windows = text_windows(teacher, student, encodings, chunks, self.window_tokens, context_bytes, first_entry)
+        sizes = {
+            "bytes": chunks.text_bytes - document.context_bytes,
+            "aligned_bytes": scored_bytes(chunks, document.context_bytes),
+        }
+        rewritten = tuple(side for side, encoding in zip(_SIDES, encodings, strict=True) if not encoding.exact)
+        return DocumentWindows(windows, DocumentFacts(document.id, document.domain, sizes, rewritten))
 
-    def _chat_windows(self, document: Document) -> list[Window]:
+    def _make_chat(self, document: Document) -> DocumentWindows:
+        if self.scores is not None:
+            self.scores.check_conversations(document)
         try:
             chat = align_chat(
                 *zip(self.views, self.templates, strict=True),
@@ -77,61 +102,41 @@ class DocumentAligner:
         except ChatError as error:
             raise StageError(f"document {document.id}: {error}") from None
         window = chat_window(chat, self.window_tokens)
-        if self._is_new(document):
-            self._count_chat(document, chat, window)
-        return [] if window is None else [window]
+        if self.scores is not None and window is not None:
+            first_entry = self.scores.conversation(document, chat.teacher.text, len(window.teacher.ids))
+            window = replace(window, teacher=replace(window.teacher, first_entry=first_entry))
+        return DocumentWindows([] if window is None else [window], _chat_facts(document, chat, window))
 
-    def _count_chat(self, document: Document, chat: AlignedChat, window: Window | None) -> None:
-        self._sizes.update(
-            conversations=1,
-            bytes=chat.trained_bytes,
-            aligned_bytes=chat.chunks.chunk_bytes,
-            tool_calls=chat.tool_calls,
-            cut_conversations=window is None or window.num_chunks < chat.chunks.num_chunks,
-        )
-        for side, tokens in (("teacher", chat.teacher), ("student", chat.student)):
-            self._sizes[f"{side}_not_rendered_bytes"] += tokens.not_rendered_bytes
-            self._sizes[f"{side}_straddling_bytes"] += tokens.straddling_bytes
-            self._sizes[f"{side}_missing_ends"] += len(tokens.missing_ends)
-            if tokens.rewritten_bytes:
-                self._rewritten[side].append(document.id)
+    def describe(self, account: Account) -> dict[str, Any]:
+        """What was aligned, as JSON values.
 
-    def _is_new(self, document: Document) -> bool:
-        known = document.id in self._seen
-        self._seen.add(document.id)
-        return not known
-
-    def account(self) -> dict[str, Any]:
-        """What was aligned so far, as JSON values.
-
-        ``bytes`` are those of texts and of the messages to learn from. ``rewritten`` counts for each side the documents
-        that its tokenizer does not reproduce, names the first, and says what it does to text: chunks that hold
-        rewritten text are left out of every loss. ``chat`` counts what of conversations cannot be scored.
-        ``warnings`` says what of all this a person should be told.
+        ``bytes`` and ``aligned_bytes`` are those of ``make``. ``rewritten`` counts for each side the documents that its
+        tokenizer does not reproduce, names the first, and says what it does to text: chunks that hold rewritten text
+        are left out of every loss. ``chat`` counts what of conversations cannot be scored. ``warnings`` says what of
+        all this a person should be told.
         """
         return {
-            "documents": len(self._seen),
-            "bytes": self._sizes["bytes"],
-            "aligned_bytes": self._sizes["aligned_bytes"],
+            "documents": account.documents,
+            "bytes": account.sizes["bytes"],
+            "aligned_bytes": account.sizes["aligned_bytes"],
             "rewritten": {
                 side: {
-                    "documents": len(documents),
-                    "first": documents[:_NAMED_DOCUMENTS],
+                    "documents": account.rewritten[side],
+                    "first": account.first_rewritten.get(side, []),
                     "reasons": list(view.inexact_reasons),
                 }
-                for (side, documents), view in zip(self._rewritten.items(), self.views, strict=True)
+                for side, view in zip(_SIDES, self.views, strict=True)
             },
-            "chat": {name: int(size) for name, size in self._sizes.items() if name not in ("bytes", "aligned_bytes")},
-            "warnings": self._warnings(),
+            "chat": {name: size for name, size in account.sizes.items() if name not in ("bytes", "aligned_bytes")},
+            "warnings": self._warnings(account),
         }
 
-    def _warnings(self) -> list[str]:
-        total, sizes = len(self._seen), self._sizes
+    def _warnings(self, account: Account) -> list[str]:
+        total, sizes = account.documents, account.sizes
         lines = [
-            f"the {side}'s tokenizer rewrites {len(documents):,} of {total:,} documents, first {documents[0]}; what it "
-            "rewrites is not scored"
-            for side, documents in self._rewritten.items()
-            if documents
+            f"the {side}'s tokenizer rewrites {account.rewritten[side]:,} of {total:,} documents, first {first[0]}; "
+            "what it rewrites is not scored"
+            for side, first in account.first_rewritten.items()
         ]
         if sizes["aligned_bytes"] < sizes["bytes"]:
             lines.append(f"{1 - sizes['aligned_bytes'] / sizes['bytes']:.2%} of the text is in no aligned chunk")
@@ -143,6 +148,24 @@ class DocumentAligner:
         if sizes["tool_calls"]:
             lines.append(f"{sizes['tool_calls']:,} tool calls are context only: each template writes them its own way")
         return lines
+
+
+def _chat_facts(document: Document, chat: AlignedChat, window: Window | None) -> DocumentFacts:
+    sizes = {
+        "conversations": 1,
+        "bytes": chat.trained_bytes,
+        "aligned_bytes": chat.chunks.chunk_bytes,
+        "tool_calls": chat.tool_calls,
+        "cut_conversations": int(window is None or window.num_chunks < chat.chunks.num_chunks),
+    }
+    rewritten = []
+    for side, tokens in zip(_SIDES, (chat.teacher, chat.student), strict=True):
+        sizes[f"{side}_not_rendered_bytes"] = tokens.not_rendered_bytes
+        sizes[f"{side}_straddling_bytes"] = tokens.straddling_bytes
+        sizes[f"{side}_missing_ends"] = len(tokens.missing_ends)
+        if tokens.rewritten_bytes:
+            rewritten.append(side)
+    return DocumentFacts(document.id, document.domain, sizes, tuple(rewritten))
 
 
 def _template(side: str, directory: Path) -> ChatTemplate:

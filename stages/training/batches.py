@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,24 +13,30 @@ from stages.training.layout import micro_batches
 from stages.training.stream import WindowStream
 
 
-@dataclass(frozen=True)
+@dataclass
 class BatchSource:
     """Takes windows from a stream and lays them out for one process.
 
     Attributes:
         stream: the windows, in the one order that all processes share.
-        batch_windows: windows in one step, over all processes.
-        micro_batch: windows in one forward pass of one process.
+        batch_windows: windows in one step, over all processes; None for as many as hold ``batch_tokens``.
+        micro_batch: rows in one forward pass of one process; None for all of them.
         rank, world_size: this process among all.
         device: where the batches go.
+        batch_tokens: tokens in one step, over all processes, of the longer side of every window.
+        row_tokens: most tokens of a row that windows are packed into; None for a row a window.
+        waited: seconds that ``take`` has taken in all.
     """
 
     stream: WindowStream
-    batch_windows: int
-    micro_batch: int
+    batch_windows: int | None
+    micro_batch: int | None
     rank: int
     world_size: int
     device: torch.device
+    batch_tokens: int | None = None
+    row_tokens: int | None = None
+    waited: float = field(default=0.0, init=False)
 
     def take(self) -> list[Batch]:
         """The micro-batches of the next step.
@@ -37,16 +44,24 @@ class BatchSource:
         Raises:
             StageError: the data does not make one batch.
         """
-        windows = self.stream.take(self.batch_windows)
-        return [
-            Batch(
+        started = time.monotonic()
+        by_tokens = self.batch_windows is None
+        windows = self.stream.take_tokens(self.batch_tokens) if by_tokens else self.stream.take(self.batch_windows)
+        batches = micro_batches(windows, self.micro_batch, self.rank, self.world_size, self.row_tokens)
+        moved = [
+            replace(
+                batch,
                 student=to_device(batch.student, self.device),
                 teacher=None if batch.teacher is None else to_device(batch.teacher, self.device),
-                num_chunks=batch.num_chunks,
-                teacher_number=batch.teacher_number,
             )
-            for batch in micro_batches(windows, self.micro_batch, self.rank, self.world_size)
+            for batch in batches
         ]
+        self.waited += time.monotonic() - started
+        return moved
+
+    def measurements(self) -> dict[str, float]:
+        """What there is to log of the windows of the step that was taken last."""
+        return self.stream.measurements()
 
     def state(self) -> dict[str, Any]:
         """Where the next step reads on, as JSON values; the same for every process."""

@@ -16,6 +16,9 @@ from losses.predictions import LinearHead, Predictions, top_k_predictions
 from losses.scores import token_scores
 from stages.model_loading import load_causal_lm
 from stages.output_head import OutputHead, output_matrix
+from stages.sharded import whole
+from stages.stage import StageError
+from stages.training.attention import attention_inputs, check_packing
 from stages.training.batch import SideBatch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -99,6 +102,7 @@ class ScoringModel(nn.Module):
         boundary_mask: bool [vocab_size], tokens that start with a boundary byte; needed if ``reads.boundary``.
         top_k: how many tokens of every position objectives may see; None for the whole distribution, 0 for none: the
             scores alone.
+        packing: whether rows may hold several windows.
 
     Attributes:
         auxiliary: the objectives' own modules, by the objective's name, so that the engine trains and saves them.
@@ -111,15 +115,18 @@ class ScoringModel(nn.Module):
         reads: Reads,
         boundary_mask: Tensor | None = None,
         top_k: int | None = None,
+        packing: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
+        self.packing = packing
         self.top_k = top_k
         self.vocab_size = vocab_size
         self.reads = reads
         self.head = ScoringHead()
         self.auxiliary = nn.ModuleDict()
         self.output_head = OutputHead.of(model, vocab_size)
+        self._kept_matrix: tuple[Tensor, Tensor | None] | None = None
         self.register_buffer("boundary_mask", boundary_mask, persistent=False)
 
     def forward(self, batch: SideBatch, losses: Losses, measure: bool = False) -> Pass:
@@ -144,25 +151,38 @@ class ScoringModel(nn.Module):
     def score(self, batch: SideBatch) -> Signals:
         """What a frozen model tells about ``batch``, without gradients."""
         body = self._body(batch)
-        signals = self._signals(batch, body.last_hidden_state, *output_matrix(self.model), body.hidden_states)
+        matrix = self._kept_matrix or output_matrix(self.model)
+        signals = self._signals(batch, body.last_hidden_state, *matrix, body.hidden_states)
         if self.top_k is None:
             return signals
         predictions = top_k_predictions(signals.head, self.top_k) if self.top_k else None
         return replace(signals, hidden=None, head=None, predictions=predictions)
 
-    def check_head(self) -> None:
-        """Compare our logits with the model's own on two tokens.
+    def keep_output_matrix(self) -> None:
+        """Keep a whole copy of the output matrix of a frozen model that is split over processes; collective."""
+        with whole(self.model.get_output_embeddings().parameters()):
+            weight, bias = output_matrix(self.model)
+            self._kept_matrix = weight.detach().clone(), None if bias is None else bias.detach().clone()
+
+    def check(self) -> None:
+        """Compare our logits with the model's own on two tokens; and have it read packed rows, if it is to.
 
         Raises:
-            StageError: the model does something between hidden states and logits that we do not know.
+            StageError: the model does something between hidden states and logits that we do not know, or it mixes the
+                windows of a row.
         """
         ids = torch.arange(min(2, self.vocab_size), device=self.model.device)[None]
+        training = self.training
+        self.eval()  # dropout would make two passes differ
         self.output_head.check(self.model, ids)
+        if self.packing:
+            check_packing(self.model)
+        self.train(training)
 
     def _body(self, batch: SideBatch) -> Any:
         return self.model.base_model(
             input_ids=batch.ids,
-            attention_mask=batch.attention,
+            **attention_inputs(batch, self.model.config._attn_implementation),
             output_hidden_states=bool(self.reads.layers),
             use_cache=False,
         )
@@ -222,8 +242,14 @@ def _gradient_gram(totals: Sequence[Tensor], hidden: Tensor) -> Tensor:
 
 
 def load_model(directory: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Load a ModelArtifact, with SDPA attention, without cache."""
-    model = load_causal_lm(directory, dtype=dtype, attn_implementation="sdpa")
+    """Load a ModelArtifact, with SDPA attention where the architecture has it.
+
+    Raises:
+        StageError: its files lack weights, which would be random.
+    """
+    model, report = load_causal_lm(directory, dtype=dtype, output_loading_info=True)
+    if missing := sorted(report["missing_keys"]):
+        raise StageError(f"{directory} lacks weights of its model: {', '.join(missing[:3])}; make it again")
     return model.to(device)
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import nn
 
+from stages.sharded import whole_shape
 from stages.training.config import TrainingConfig
 
 
@@ -40,26 +41,29 @@ def select_trainable(model: nn.Module, config: TrainingConfig) -> None:
 def parameter_groups(model: nn.Module, auxiliary: nn.Module, config: TrainingConfig) -> list[dict]:
     """AdamW groups: vocabulary-sized parameters, matrices (with weight decay), vectors, the objectives' own parameters.
 
-    Each group carries ``peak``, its own peak learning rate, which the schedule scales.
+    Each group carries its ``name`` and ``peak``, its own peak learning rate, which the schedule scales.
     """
     vocabulary = {id(p) for p in vocabulary_parameters(model)}
     trainable = [p for p in model.parameters() if p.requires_grad]
     embedding_peak = config.embedding_learning_rate or config.learning_rate
+    body = [p for p in trainable if id(p) not in vocabulary]
+    auxiliary_peak = config.auxiliary_learning_rate or 2 * config.learning_rate
     groups = [
-        ([p for p in trainable if id(p) in vocabulary], embedding_peak, 0.0),
-        (
-            [p for p in trainable if id(p) not in vocabulary and p.dim() >= 2],
-            config.learning_rate,
-            config.weight_decay,
-        ),
-        ([p for p in trainable if id(p) not in vocabulary and p.dim() < 2], config.learning_rate, 0.0),
-        (list(auxiliary.parameters()), config.auxiliary_learning_rate or 2 * config.learning_rate, 0.0),
+        ("vocabulary", [p for p in trainable if id(p) in vocabulary], embedding_peak, 0.0),
+        ("matrices", [p for p in body if len(whole_shape(p)) >= 2], config.learning_rate, config.weight_decay),
+        ("vectors", [p for p in body if len(whole_shape(p)) < 2], config.learning_rate, 0.0),
+        ("auxiliary", list(auxiliary.parameters()), auxiliary_peak, 0.0),
     ]
     return [
-        {"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
-        for parameters, peak, decay in groups
+        {"name": name, "params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}
+        for name, parameters, peak, decay in groups
         if parameters
     ]
+
+
+def peak_rates(model: nn.Module, auxiliary: nn.Module, config: TrainingConfig) -> dict[str, float]:
+    """Name of each of AdamW's groups -> its peak learning rate."""
+    return {group["name"]: group["peak"] for group in parameter_groups(model, auxiliary, config)}
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, step: int, config: TrainingConfig) -> float:

@@ -1,11 +1,11 @@
-"""Load the two models of a transfer, build the objectives on them, and check both before the first step."""
+"""Load the student and its teachers, build the objectives on them, and check all before the first step."""
 
 from __future__ import annotations
 
 import functools
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,25 +17,20 @@ from alignment.chat import special_roles_and_turns
 from stages.objectives import LossEntry
 from stages.objectives.capabilities import GIVES, capability
 from stages.output_head import OutputHead
+from stages.sharded import is_split, whole
 from stages.stage import StageContext, StageError
+from stages.training.attention import use_attention
+from stages.training.averaged_teacher import AveragedTeacher
+from stages.training.cached_teacher import CachedTeacher, cached_facts
 from stages.training.config import TrainingConfig
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
 from stages.training.objectives import ModelFacts, Pair, Term, build_terms
-from stages.training.optimiser import select_trainable
+from stages.training.split_teacher import SplitTeacher
 from stages.training.teacher import OnlineTeacher, Teacher
-
-
-@dataclass(frozen=True)
-class Teaching:
-    """Where a teacher's ModelArtifact lies, and how much of it objectives may see.
-
-    Attributes:
-        directory: the teacher's ModelArtifact.
-        top_k: its most probable tokens of every position; None for the whole distribution.
-    """
-
-    directory: Path
-    top_k: int | None = None
+from stages.training.teacher_loading import load_teacher
+from stages.training.teaching import Teaching
+from stages.training.trained import choose_trained
+from stages.training.zero import Zero, split_while_loading
 
 
 @dataclass(frozen=True)
@@ -51,48 +46,116 @@ def load_models(
     ctx: StageContext,
     config: TrainingConfig,
     losses: Sequence[LossEntry],
-    teaching: Teaching | None,
+    teachings: Sequence[Teaching],
     device: torch.device,
+    zero: Zero,
 ) -> Models:
-    """The student of ``ctx.input("student")``, the teacher if there is one, and the terms of the loss.
+    """The student of ``ctx.input("student")``, its teachers if there are any, and the terms of the loss.
 
     Raises:
         StageError: an objective cannot work on this pair, a model's output head is not understood, or it has fewer rows
             than its tokenizer has ids, or a window is longer than its context.
     """
     dtype = DTYPES[config.dtype]
-    student_model = load_model(ctx.input("student"), dtype, device)
+    with split_while_loading(zero.student):
+        student_model = load_model(ctx.input("student"), dtype, device)
     student_model.name_or_path = "the student"  # as messages call it: a path into the store tells a user nothing
-    teacher_model = None
-    if teaching is not None:
-        teacher_model = load_model(teaching.directory, dtype, device)
-        teacher_model.name_or_path = "the teacher"
-    for model in (teacher_model, student_model):
+    with split_while_loading(zero.teacher):
+        teacher_models = [_teacher_model(teaching, student_model, device) for teaching in teachings]
+    for model in (*teacher_models, student_model):
         if model is not None:
+            if (attention := use_attention(model, config.attention)) != config.attention:
+                ctx.progress(f"note: {model.name_or_path} has no {config.attention} attention; it uses {attention}")
             _check_context(model, config.window_tokens)
-    pair = Pair(
-        teacher=None if teacher_model is None else _facts(teacher_model, teaching.directory),
-        student=_facts(student_model, ctx.input("student")),
-        cache=ctx.cache,
-        seed=config.seed,
-    )
-    terms = build_terms(losses, pair)
-    student = _scoring(student_model, pair.student, [term.objective.student_reads for term in terms]).train()
-    select_trainable(student.model, config)
+    heads = [model.get_output_embeddings() for model in (*teacher_models, student_model) if model is not None]
+    with whole(parameter for head in heads for parameter in head.parameters()):
+        student_facts = _facts(student_model, ctx.input("student"))
+        facts = [_teacher_facts(*each) for each in zip(teachings, teacher_models, strict=True)]
+        pairs = [Pair(teacher, student_facts, cache=ctx.cache, seed=config.seed) for teacher in facts or [None]]
+        terms = _terms(losses, teachings, pairs)
+    student_reads = [term.objective.student_reads for term in terms]
+    student = _scoring(student_model, student_facts, student_reads, packing=config.packing)
+    with split_while_loading(zero.student):  # PEFT gathers what it measures, layer by layer
+        choose_trained(student_model, config)
+    if config.activation_checkpointing:
+        _checkpoint_activations(student_model)
     for term in terms:
         if term.objective.auxiliary is not None:
-            student.auxiliary[term.name] = term.objective.auxiliary.to(device, dtype)
-    if teacher_model is None:
-        return Models(student, (), terms)
-    reads = [term.objective.teacher_reads for term in terms]
-    if teaching.top_k is not None and teaching.top_k > pair.teacher.view.vocab_size:
+            student.auxiliary[term.name.replace("/", "_")] = term.objective.auxiliary.to(device, dtype)
+    teachers = [
+        _teacher(
+            teaching, model, student, known, losses, [term for term in terms if term.teacher in (None, number)], zero
+        )
+        for number, (teaching, model, known) in enumerate(zip(teachings, teacher_models, facts, strict=True))
+    ]
+    return Models(student.train(), tuple(teachers), terms)
+
+
+def _terms(losses: Sequence[LossEntry], teachings: Sequence[Teaching], pairs: Sequence[Pair]) -> list[Term]:
+    """The losses, each once for every teacher that it looks at.
+
+    Raises:
+        StageError: an objective cannot work on a pair of models.
+    """
+    if len(teachings) < 2:
+        return build_terms(losses, pairs[0])
+    terms: list[Term] = []
+    for entry in losses:
+        if capability(entry.name).needs == "nothing":
+            terms += build_terms([entry], pairs[0])
+            continue
+        for number, (teaching, pair) in enumerate(zip(teachings, pairs, strict=True)):
+            (term,) = build_terms([entry], pair)
+            terms.append(replace(term, teacher=number, teacher_name=teaching.name, factor=teaching.weight))
+    return terms
+
+
+def _checkpoint_activations(model: nn.Module) -> None:
+    try:
+        model.activation_checkpointing_enable()
+    except ValueError:
         raise StageError(
-            f"teacher_top_k is {teaching.top_k:,}, but the teacher has {pair.teacher.view.vocab_size:,} tokens; lower "
+            f"activation_checkpointing: transformers cannot do it for {type(model).__name__}; remove the option"
+        ) from None
+
+
+def _teacher_model(teaching: Teaching, student: nn.Module, device: torch.device) -> nn.Module | None:
+    if teaching.scores is not None:
+        return None
+    if teaching.is_student:
+        return student
+    model = load_teacher(teaching.directory, teaching.dtype, device)
+    model.name_or_path = teaching.title
+    return model
+
+
+def _teacher(
+    teaching: Teaching,
+    model: nn.Module | None,
+    student: ScoringModel,
+    facts: ModelFacts | None,
+    losses: Sequence[LossEntry],
+    terms: Sequence[Term],
+    zero: Zero,
+) -> Teacher:
+    if teaching.scores is not None:
+        return CachedTeacher.of(teaching.scores, terms, 0 if _scores_are_enough(losses) else teaching.top_k)
+    if teaching.top_k is not None and teaching.top_k > facts.view.vocab_size:
+        raise StageError(
+            f"teacher_top_k is {teaching.top_k:,}, but {teaching.title} has {facts.view.vocab_size:,} tokens; lower "
             "it, or use teacher_signal: full"
         )
     top_k = 0 if _scores_are_enough(losses) else teaching.top_k
-    teacher = _scoring(teacher_model, pair.teacher, reads, top_k).requires_grad_(False)
-    return Models(student, (OnlineTeacher(teacher),), terms)
+    teacher_reads = [term.objective.teacher_reads for term in terms]
+    scoring = _scoring(model, facts, teacher_reads, top_k, packing=student.packing)
+    if not teaching.is_student:
+        scoring.requires_grad_(False)
+        if teaching.average is not None:
+            return AveragedTeacher(scoring, student, teaching.average)
+        return OnlineTeacher(scoring) if zero.teacher is None else SplitTeacher(scoring, zero.teacher)
+    from stages.training.self_teacher import SelfTeacher  # PEFT takes a second to import
+
+    return SelfTeacher.of(student, scoring)
 
 
 def _scores_are_enough(losses: Sequence[LossEntry]) -> bool:
@@ -108,6 +171,10 @@ def _check_context(model: nn.Module, window_tokens: int) -> None:
         )
 
 
+def _teacher_facts(teaching: Teaching, model: nn.Module | None) -> ModelFacts | None:
+    return cached_facts(teaching.scores) if model is None else _facts(model, teaching.directory)
+
+
 def _facts(model: nn.Module, directory: Path) -> ModelFacts:
     view = ByteView.from_tokenizer(directory)
     OutputHead.of(model, view.vocab_size)  # before an objective looks for a row that is not there
@@ -121,10 +188,13 @@ def _facts(model: nn.Module, directory: Path) -> ModelFacts:
     )
 
 
-def _scoring(model: nn.Module, facts: ModelFacts, reads: Sequence[Reads], top_k: int | None = None) -> ScoringModel:
+def _scoring(
+    model: nn.Module, facts: ModelFacts, reads: Sequence[Reads], top_k: int | None = None, *, packing: bool
+) -> ScoringModel:
     """The model with a head that gives what all objectives read."""
     wanted = functools.reduce(operator.or_, reads)
     mask = torch.from_numpy(facts.view.boundary_mask()) if wanted.boundary else None
-    scoring = ScoringModel(model, facts.view.vocab_size, wanted, mask, top_k).to(model.device).eval()
-    scoring.check_head()
+    scoring = ScoringModel(model, facts.view.vocab_size, wanted, mask, top_k, packing).to(model.device).eval()
+    if not is_split(model):  # one that is, can run only once DeepSpeed has it
+        scoring.check()
     return scoring

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from contextlib import closing
 
 import torch
-from transformers import AutoTokenizer
 
+from alignment.byte_view import ByteView
 from losses.balance import Balancer
-from stages.artifacts import write_json
+from stages.batch_split import split_batch
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError
-from stages.training import curve
-from stages.training.backend import Backend, DeepSpeedBackend, PlainBackend
+from stages.training import memory_report
+from stages.training.attention import check_attention
+from stages.training.averaged_teacher import followed
+from stages.training.backend import Backend
 from stages.training.batches import BatchSource
+from stages.training.blocks import WindowMaker
 from stages.training.config import TrainingConfig
+from stages.training.documents import TrainingDocuments
+from stages.training.exchange import between_processes
+from stages.training.export import export_student
+from stages.training.flops import ModelFlops, peak_flops
+from stages.training.guard import Guard
+from stages.training.held_out import HeldOut, held_out_windows
 from stages.training.loop import Trainer
 from stages.training.models import ScoringModel, pick_device
-from stages.training.pairing import Teaching, load_models
+from stages.training.on_policy.setup import OnPolicy
+from stages.training.optimiser import peak_rates
+from stages.training.order import ReadingOrder
+from stages.training.pairing import Models, load_models
+from stages.training.prefetch import BlockSource
+from stages.training.reporter import Reporter
 from stages.training.step import Stepper
 from stages.training.stream import WindowStream
-from stages.training.windows import Document, Window, read_documents
+from stages.training.teaching import Teaching
+from stages.training.telemetry import Telemetry
+from stages.training.zero import Zero
 
 
 def train_student(
     ctx: StageContext,
     config: TrainingConfig,
     losses: Sequence[LossEntry],
-    windows_of: Callable[[Document, int, int], list[Window]],
+    maker: WindowMaker,
     *,
-    teaching: Teaching | None = None,
+    teachings: Sequence[Teaching] = (),
     balancer: Balancer | None = None,
-    account: Callable[[], Mapping[str, Any]] | None = None,
+    on_policy: OnPolicy | None = None,
 ) -> None:
     """Train ``ctx.input("student")`` on ``ctx.input("documents")`` and write the trained model to ``ctx.out``.
 
@@ -41,73 +56,141 @@ def train_student(
         ctx: the stage's context; its inputs hold ``student`` and ``documents``.
         config: optimisation options.
         losses: the terms of the loss.
-        windows_of: (document, its number, epoch) -> training windows.
-        teaching: the teacher and what may be seen of it; None when no loss needs a teacher.
+        maker: cuts documents into training windows. What it says of them is published as ``training_data.json``, with
+            what training took of every domain; its ``warnings`` are shown.
+        teachings: the teachers and what may be seen of each; none when no loss needs a teacher.
         balancer: sets the losses' weights from their gradients; None for the recipe's weights.
-        account: gives, once the first epoch is cut into windows, what of the text they cover; it is published as
-            ``training_data.json``, and its ``warnings`` are shown.
+        on_policy: what of a step's windows the student writes; None for nothing.
 
     Raises:
         StageError: the batch does not divide over the processes, or the text is too short for one batch.
         StageInterrupted: the stage was asked to stop and saved a checkpoint.
     """
     micro_batch, accumulation = _split_batch(ctx, config)
-    stream = WindowStream(read_documents(ctx.input("documents")), windows_of, config.seed)
-    stream.take(config.batch_windows)  # too little text is an error before any model is loaded
-    stream.restore({"epoch": 0, "cursor": 0})
-    ctx.progress(
-        f"{len(stream.windows_in_epoch(0)):,} windows of text an epoch; {config.steps:,} steps of "
-        f"{config.batch_windows:,}; loading {'teacher and student' if teaching else 'the student'}"
-    )
-    covered = account() if account else None
-    for warning in covered["warnings"] if covered else ():
-        ctx.progress(f"note: {warning}")
+    zero = Zero.of(ctx, config, micro_batch, accumulation, next((each.dtype for each in teachings if each.dtype), None))
+    with closing(_block_source(ctx, config, maker)) as source:
+        _train(ctx, config, losses, source, teachings, balancer, on_policy, zero, micro_batch)
+
+
+def _train(
+    ctx: StageContext,
+    config: TrainingConfig,
+    losses: Sequence[LossEntry],
+    source: BlockSource,
+    teachings: Sequence[Teaching],
+    balancer: Balancer | None,
+    on_policy: OnPolicy | None,
+    zero: Zero,
+    micro_batch: int | None,
+) -> None:
     device = pick_device(ctx.local_rank)
-    if config.dtype == "bf16" and device.type == "cpu":
-        # The head's operands are bf16 numbers held in float32; this lets the CPU multiply them as such, and still sum
-        # and return float32, at twice the speed.
-        torch.set_float32_matmul_precision("medium")
-    models = load_models(ctx, config, losses, teaching, device)
-    backend = _backend(ctx, models.student, config, micro_batch, accumulation)
+    check_attention(config.attention, device)
+    memory_report.report_memory(ctx, config, losses, teachings, device, zero)
+    _choose_precision(config, device)
+    zero.join(ctx, device)
+    source.exchange = between_processes()
+    stream = WindowStream(source)
+    if on_policy is None or on_policy.options.fraction < 1:
+        _look_at_text(ctx, config, stream, source.maker)
+    ctx.progress(
+        f"loading {'teacher and student' if any(each.scores is None for each in teachings) else 'the student'}"
+    )
+    models = load_models(ctx, config, losses, teachings, device, zero)
+    guard = Guard(config.max_rollbacks, config.spike_factor)
+    # Before ZeRO-3 takes the parameters apart.
+    telemetry = _telemetry(config, models, device)
+    rates = peak_rates(models.student.model, models.student.auxiliary, config)
+    backend = followed(zero.backend(models.student, config), models.teachers, saves=ctx.rank == 0)
     stepper = Stepper(backend, models.terms, models.teachers, balancer, config.steps)
     try:
-        batches = BatchSource(stream, config.batch_windows, micro_batch, ctx.rank, ctx.world_size, device)
-        Trainer(ctx, config, batches, backend, stepper, device).run()
-        _export(ctx, backend, models.student, covered)
+        batches = BatchSource(
+            stream if on_policy is None else on_policy.stream(ctx, config, stream, source, models.student),
+            config.batch_windows,
+            micro_batch,
+            ctx.rank,
+            ctx.world_size,
+            device,
+            batch_tokens=config.batch_tokens,
+            row_tokens=config.window_tokens if config.packing else None,
+        )
+        trainer = Trainer(
+            ctx,
+            config,
+            batches,
+            backend,
+            stepper,
+            device,
+            trained=[parameter for parameter in models.student.parameters() if parameter.requires_grad],
+            guard=guard,
+            telemetry=telemetry,
+            reporter=Reporter(ctx, config, stepper.names, rates, telemetry, guard),
+            held_out=_held_out(ctx, config, models.student, backend, device),
+            ahead=on_policy is None,
+        )
+        notes = trainer.run()
+        covered = source.maker.describe(stream.account) | {"drawn": stream.account.mixture()}
+        export_student(ctx, backend, models.student, covered | notes)
     finally:
         backend.close()
 
 
-def _split_batch(ctx: StageContext, config: TrainingConfig) -> tuple[int, int]:
-    """Windows in one forward pass and forward passes in one step, for each process."""
-    share, rest = divmod(config.batch_windows, ctx.world_size)
-    micro = config.micro_batch_windows or share
-    if rest or share == 0 or share % micro:
-        raise StageError(
-            f"batch_windows ({config.batch_windows}) must be processes ({ctx.world_size}) × micro_batch_windows "
-            f"({micro}) × a whole number of forward passes"
-        )
-    return micro, share // micro
+def _choose_precision(config: TrainingConfig, device: torch.device) -> None:
+    if config.dtype == "bf16" and device.type == "cpu":
+        # The head's operands are bf16 numbers held in float32; this lets the CPU multiply them as such, and still sum
+        # and return float32, at twice the speed.
+        torch.set_float32_matmul_precision("medium")
 
 
-def _backend(
-    ctx: StageContext, student: ScoringModel, config: TrainingConfig, micro_batch: int, accumulation: int
-) -> Backend:
-    stage = ctx.resources.get("zero", {}).get("student", 0)
-    if ctx.world_size == 1 and stage == 0:
-        return PlainBackend(student, config)
-    return DeepSpeedBackend(student, config, stage, micro_batch, accumulation)
+def _block_source(ctx: StageContext, config: TrainingConfig, maker: WindowMaker) -> BlockSource:
+    documents = TrainingDocuments(ctx.input("documents"), ctx.cache)
+    order = ReadingOrder(documents.weights, documents.streamed, config.seed, config.shuffle_documents)
+    return BlockSource(
+        documents, maker, order, config.data_workers, ctx.rank, ctx.world_size, should_stop=ctx.should_stop
+    )
 
 
-def _export(ctx: StageContext, backend: Backend, student: ScoringModel, covered: Mapping[str, Any] | None) -> None:
-    """Write weights, configuration and tokenizer: an ordinary Hugging Face directory, and beside it the training curve
-    and what of the text was covered."""
-    weights = backend.weights()
-    if ctx.rank != 0 or weights is None:
-        return
-    student.model.save_pretrained(ctx.out, state_dict=dict(weights))
-    tokenizer = AutoTokenizer.from_pretrained(ctx.input("student"))
-    tokenizer.save_pretrained(ctx.out)
-    shutil.copy2(ctx.work / curve.NAME, ctx.out / curve.NAME)
-    if covered is not None:
-        write_json(ctx.out / "training_data.json", covered)
+def _look_at_text(ctx: StageContext, config: TrainingConfig, stream: WindowStream, maker: WindowMaker) -> None:
+    """Say how much text there is and what of it is lost, before any model is loaded.
+
+    Raises:
+        StageError: there is too little for one batch.
+    """
+    stream.check(config.batch_windows, config.batch_tokens)
+    batch = f"{config.batch_tokens:,} tokens" if config.batch_tokens else f"{config.batch_windows:,}"
+    ctx.progress(f"{stream.size}; {config.steps:,} steps of {batch}")
+    for warning in maker.describe(stream.account)["warnings"]:
+        ctx.progress(f"note: {warning}")
+
+
+def _split_batch(ctx: StageContext, config: TrainingConfig) -> tuple[int | None, int | None]:
+    """Rows in one forward pass and forward passes in one step, for each process; None where steps differ."""
+    if config.packing or config.batch_windows is None:
+        return config.micro_batch_windows, None
+    try:
+        return split_batch(config.batch_windows, config.micro_batch_windows, ctx.world_size)
+    except ValueError as error:
+        raise StageError(str(error)) from None
+
+
+def _telemetry(config: TrainingConfig, models: Models, device: torch.device) -> Telemetry:
+    networks = [teacher.network for teacher in models.teachers]
+    peak = config.device_tflops * 1e12 if config.device_tflops else peak_flops(device, config.dtype)
+    return Telemetry(
+        device,
+        ModelFlops.of(models.student.model),
+        [None if network is None else ModelFlops.of(network) for network in networks],
+        peak,
+    )
+
+
+def _held_out(
+    ctx: StageContext, config: TrainingConfig, student: ScoringModel, backend: Backend, device: torch.device
+) -> HeldOut | None:
+    if config.keep_best is None:
+        return None
+    documents = TrainingDocuments(ctx.input("held_out"), ctx.cache)
+    view = ByteView.from_tokenizer(ctx.input("student"))
+    windows = held_out_windows(documents, view, config.window_tokens, config.keep_best.max_documents)
+    micro_batch = config.micro_batch_windows or config.batch_windows or 1
+    every = config.keep_best.every
+    return HeldOut(windows, every, micro_batch, ctx.rank, ctx.world_size, device, student, backend)

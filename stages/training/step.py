@@ -6,7 +6,7 @@ neither the split of the batch nor the number of processes shows in it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,12 @@ from losses.output import LossOutput
 from stages.stage import StageError
 from stages.training.backend import Backend
 from stages.training.batch import Batch
+from stages.training.contents import contents
 from stages.training.models import Pass, Signals
 from stages.training.objectives import Term
+from stages.training.step_record import CONTENTS, StepRecord
 from stages.training.teacher import Teacher
+from stages.training.timeline import Timeline
 
 
 class Stepper:
@@ -56,39 +59,46 @@ class Stepper:
         """The losses' names; ``take`` returns a loss's value under its name."""
         return [term.name for term in self._terms]
 
-    def take(self, batches: Sequence[Batch], number: int, *, measure: bool = False) -> dict[str, float]:
-        """Take step ``number`` (from 0) on this process's micro-batches; returns what there is to log.
+    def take(
+        self, batches: Sequence[Batch], number: int, *, measure: bool = False, counts: Mapping[str, float] | None = None
+    ) -> StepRecord:
+        """Take step ``number`` (from 0) on this process's micro-batches, without waiting for the device.
 
         Args:
             measure: report every loss's gradient norm at the input of the output head too.
+            counts: facts of this process to add up over all of them with the record's contents, by the same names in
+                every process.
 
-        Raises:
-            StageError: no objective has anything to compare in the whole batch, or the gradient is not finite.
+        Returns:
+            What there is to log. A gradient that is not finite has been applied like any other: look, and go back.
         """
         measure = (measure or self._balancer is not None) and len(self._terms) > 1
+        device = batches[0].student.ids.device
+        timeline, sums = Timeline(device), _Sums(device)
+        timeline.enter("teacher")
         teachers = [self._teach(batch) for batch in batches]
+        timeline.enter("loss")
         statistics = self._global_statistics(batches, teachers)
         weights = self._current_weights(batches, teachers, statistics, number)
-        sums = _Sums(weights.device)
         for index, (batch, teacher) in enumerate(zip(batches, teachers, strict=True)):
-            student = self._forward(batch, teacher, statistics, measure)
+            timeline.enter("forward")
+            student = self._forward(batch, teacher, statistics, measure, timeline)
             losses = _shares(student.outputs, statistics)
-            sums.add("losses", torch.stack(losses))
-            sums.add("tokens", batch.student.attention.sum())
-            for term, output in zip(self._terms, student.outputs, strict=True):
-                for name, pair in output.metrics.items():
-                    sums.add(f"{term.name}.{name}", pair)
-            if measure:
-                sums.add("gram", _share_of_gram(student.gram, statistics))
+            self._add(sums, batch, losses, student, statistics)
             combined = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+            timeline.enter("backward")
             self._backend.backward(combined, last=index == len(batches) - 1)
-        norm = self._backend.step(number)
+        timeline.enter("optimiser")
+        # Every process knows the norm; their mean is one number for all, whatever a process's arithmetic made of it.
+        sums.add("gradient_norm", self._backend.step(number))
+        for name, value in ({"processes": 1.0} | dict(counts or {})).items():
+            sums.add(f"{CONTENTS}{name}", torch.tensor(value))
         totals = sums.reduce(self._backend)
-        gram = totals.pop("gram", None)
         if self._balancer is not None:
-            self._weights = self._balance(gram, totals["losses"])
-        units = [float(part[0]) for part in statistics]
-        return self._values(totals, weights, gram, units) | {"gradient_norm": norm}
+            self._weights = self._balance(totals["gram"], totals["losses"])
+        timeline.stop()
+        facts = {"weights": weights, "units": torch.stack([part[0] for part in statistics])}
+        return StepRecord(totals | facts, self._values, timeline)
 
     def state(self) -> dict[str, Any] | None:
         """What a checkpoint must hold beside the backend's own: the next step's weights, and the balancer's state."""
@@ -97,31 +107,44 @@ class Stepper:
         return {"weights": self._weights.tolist(), "balancer": self._balancer.state()}
 
     def restore(self, state: dict[str, Any] | None, device: torch.device) -> None:
-        """Continue from what ``state`` gave."""
-        if state is not None:
-            self._weights = torch.tensor(state["weights"], dtype=torch.float64, device=device)
-            self._balancer.restore(state["balancer"])
+        """Continue from what ``state`` gave; None goes back to before the first step."""
+        if self._balancer is not None:
+            weights = None if state is None else torch.tensor(state["weights"], dtype=torch.float64, device=device)
+            self._weights = weights
+            self._balancer.restore(None if state is None else state["balancer"])
+
+    def _add(
+        self, sums: _Sums, batch: Batch, losses: Sequence[Tensor], student: Pass, statistics: Sequence[Tensor]
+    ) -> None:
+        sums.add("losses", torch.stack(losses))
+        for term, output in zip(self._terms, student.outputs, strict=True):
+            for name, pair in output.metrics.items():
+                sums.add(f"{term.name}.{name}", pair)
+        if student.gram is not None:
+            sums.add("gram", _share_of_gram(student.gram, statistics))
+        for name, value in contents(batch, len(self._teachers)).items():
+            sums.add(f"{CONTENTS}{name}", value)
 
     def _teach(self, batch: Batch) -> Signals | None:
         return self._teachers[batch.teacher_number].score(batch) if self._teachers else None
 
     def _global_statistics(self, batches: Sequence[Batch], teachers: Sequence[Signals | None]) -> list[Tensor]:
-        local = [
-            sum(term.objective.statistics(batch, teacher) for batch, teacher in zip(batches, teachers, strict=True))
-            for term in self._terms
-        ]
-        summed = self._backend.sum(torch.cat(local)).split([len(part) for part in local])
-        if not any(part[0] > 0 for part in summed):
-            raise StageError(
-                f"{', '.join(term.name for term in self._terms)}: a whole batch has nothing to compare; raise "
-                "batch_windows"
-            )
-        return list(summed)
+        local = [_statistics(term, batches, teachers) for term in self._terms]
+        return list(self._backend.sum(torch.cat(local)).split([len(part) for part in local]))
 
-    def _forward(self, batch: Batch, teacher: Signals | None, statistics: Sequence[Tensor], measure: bool) -> Pass:
+    def _forward(
+        self,
+        batch: Batch,
+        teacher: Signals | None,
+        statistics: Sequence[Tensor],
+        measure: bool,
+        timeline: Timeline | None = None,
+    ) -> Pass:
         def losses(student: Signals) -> list[LossOutput]:
+            if timeline is not None:
+                timeline.enter("loss")
             return [
-                term.objective.loss(batch, teacher, student, part)
+                term.objective.loss(batch, teacher, student, part) if term.learns_from(batch) else _nothing(student)
                 for term, part in zip(self._terms, statistics, strict=True)
             ]
 
@@ -131,7 +154,8 @@ class Stepper:
         self, batches: Sequence[Batch], teachers: Sequence[Signals | None], statistics: list[Tensor], number: int
     ) -> Tensor:
         if self._balancer is None:
-            return statistics[0].new_tensor([term.weight(number, self._steps) for term in self._terms]).float()
+            weights = torch.tensor([term.weight(number, self._steps) for term in self._terms])
+            return weights.to(statistics[0].device, non_blocking=True)
         if self._weights is None:
             sums = _Sums(statistics[0].device)
             for batch, teacher in zip(batches, teachers, strict=True):
@@ -145,24 +169,33 @@ class Stepper:
     def _balance(self, gram: Tensor, losses: Tensor) -> Tensor:
         try:
             return self._balancer.weights(gram, losses)
-        except ValueError as error:
-            raise StageError(str(error)) from None
+        except ValueError:
+            # The step that has no finite gradient is found out when it is read, and taken back; until then there are
+            # no weights either.
+            return torch.full_like(losses, torch.nan)
 
-    def _values(
-        self, totals: dict[str, Tensor], weights: Tensor, gram: Tensor | None, units: Sequence[float]
-    ) -> dict[str, float]:
-        losses = totals.pop("losses")
-        values = {"tokens": float(totals.pop("tokens")), "loss": float((weights * losses).sum())}
-        for index, (term, loss, weight) in enumerate(zip(self._terms, losses, weights, strict=True)):
+    def _values(self, totals: dict[str, Tensor]) -> dict[str, float]:
+        losses, weights, units = (totals.pop(name).tolist() for name in ("losses", "weights", "units"))
+        if not any(units):
+            raise StageError(
+                f"{', '.join(term.name for term in self._terms)}: a whole batch has nothing to compare; raise "
+                "batch_windows"
+            )
+        norm, gram = totals.pop("gradient_norm"), totals.pop("gram", None)
+        values = {
+            "loss": sum(weight * loss for weight, loss in zip(weights, losses, strict=True)),
+            "gradient_norm": float(norm / totals[f"{CONTENTS}processes"]),
+        }
+        for index, term in enumerate(self._terms):
             values[f"{term.name}.units"] = units[index]
             if units[index]:
-                values[term.name] = float(loss)
+                values[term.name] = losses[index]
             if len(self._terms) > 1:
-                values[f"{term.name}.weight"] = float(weight)
+                values[f"{term.name}.weight"] = weights[index]
             if gram is not None:
                 values[f"{term.name}.gradient_norm"] = float(gram[index, index].clamp(min=0).sqrt())
         # What has no denominator in this step has no value: neither 0 nor a NaN, which is no JSON.
-        ratios = {name: pair.tolist() for name, pair in totals.items()}
+        ratios = {name: pair.tolist() for name, pair in totals.items() if not name.startswith(CONTENTS)}
         return values | {name: over / under for name, (over, under) in ratios.items() if under}
 
 
@@ -174,13 +207,29 @@ class _Sums:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor) -> None:
-        value = value.detach().to(self._device, torch.float64)
+        value = value.detach().to(self._device, torch.float64, non_blocking=True)
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def reduce(self, backend: Backend) -> dict[str, Tensor]:
         flat = backend.sum(torch.cat([value.flatten() for value in self._sums.values()]))
         parts = flat.split([value.numel() for value in self._sums.values()])
         return {name: part.view(value.shape) for (name, value), part in zip(self._sums.items(), parts, strict=True)}
+
+
+def _statistics(term: Term, batches: Sequence[Batch], teachers: Sequence[Signals | None]) -> Tensor:
+    """What a term knows of this process's micro-batches; no units where none is for it, and then in no process."""
+    own = [
+        term.objective.statistics(batch, teacher)
+        for batch, teacher in zip(batches, teachers, strict=True)
+        if term.learns_from(batch)
+    ]
+    return sum(own) if own else torch.zeros(1, dtype=torch.float64, device=batches[0].student.ids.device)
+
+
+def _nothing(student: Signals) -> LossOutput:
+    """The loss of a term for another teacher's batch: 0, and differentiable like all others."""
+    zero = student.hidden[:0].float().sum()
+    return LossOutput(zero, zero.detach(), {})
 
 
 def _shares(outputs: Sequence[LossOutput], statistics: Sequence[Tensor]) -> list[Tensor]:

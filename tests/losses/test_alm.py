@@ -72,6 +72,7 @@ def test_hand_sized_case(
     assert loss.metrics["chunk_coverage"].tolist() == [4, 5]
     assert loss.metrics["token_coverage"].tolist() == [7, 7]
     assert loss.metrics["chunks_per_group"].tolist() == [4, len(teacher_logp)]
+    assert loss.metrics["fused_share"].tolist() == [4 - len(teacher_logp), 4]
     assert loss.metrics["open_group_share"].tolist() == [open_groups, len(teacher_logp)]
     for name, tokens in (("teacher", 6), ("student", 7)):
         assert loss.metrics[f"{name}_tokens_per_chunk"].tolist() == [tokens, 4]
@@ -252,6 +253,14 @@ def test_half_precision_is_computed_in_float32() -> None:
     loss = alm_loss(teacher, student)
     assert loss.total.dtype == torch.float32
     assert loss.total.item() == pytest.approx(0.055321765, abs=1e-7)
+
+
+def test_a_model_that_gives_nan_gives_a_loss_of_nan() -> None:
+    """Training finds such steps by their loss, and goes back; a score that nobody asked for is a mistake of ours."""
+    teacher, student = random_side(0, CHUNKS_TEACHER)[0], random_side(1, CHUNKS_STUDENT)[0]
+    broken = [torch.full_like(score, torch.nan) for score in (teacher.label_logp, teacher.boundary_logp)]
+    loss = alm_from_token_scores(teacher._replace(label_logp=broken[0], boundary_logp=broken[1]), student, 6)
+    assert loss.total.isnan()
 
 
 def test_missing_boundary_scores_are_an_error_not_a_default() -> None:

@@ -165,9 +165,9 @@ def test_attention_by_hand() -> None:
     generator = torch.Generator().manual_seed(3)
     query = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
     key = torch.randn(2, 5, 4, generator=generator, dtype=torch.float64)
-    query_rows = torch.tensor([[True, False, True], [False, False, False]])
-    key_rows = torch.tensor([[False, True, True, True, False], [False] * 5])
-    to_key, to_query = cross_model_attention(query, key, query_rows, key_rows)
+    query_sequence = torch.tensor([[0, -1, 0], [-1, -1, -1]])
+    key_sequence = torch.tensor([[-1, 0, 0, 0, -1], [-1] * 5])
+    to_key, to_query = cross_model_attention(query, key, query_sequence, key_sequence)
     expected = torch.zeros(3, 5, dtype=torch.float64)
     expected_back = torch.zeros(5, 3, dtype=torch.float64)
     scores = [[math.exp(float(query[0, i] @ key[0, j]) / 2) for j in range(5)] for i in range(3)]
@@ -179,6 +179,21 @@ def test_attention_by_hand() -> None:
     torch.testing.assert_close(to_query[0], expected_back)
     assert to_key[1].abs().max() == 0
     assert to_query[1].abs().max() == 0
+
+
+def test_sequences_of_one_row_attend_as_if_each_had_its_own() -> None:
+    generator = torch.Generator().manual_seed(5)
+    query, key = (torch.randn(1, length, 4, generator=generator) for length in (5, 7))
+    query_sequence, key_sequence = torch.tensor([[0, 0, 1, 1, 1]]), torch.tensor([[0, 0, 0, 1, 1, 1, 1]])
+    to_key, to_query = cross_model_attention(query, key, query_sequence, key_sequence)
+    for ours, theirs in ((slice(0, 2), slice(0, 3)), (slice(2, 5), slice(3, 7))):
+        alone = cross_model_attention(
+            query[:, ours], key[:, theirs], query_sequence[:, ours] * 0, key_sequence[:, theirs] * 0
+        )
+        torch.testing.assert_close(to_key[:, ours, theirs], alone[0])
+        torch.testing.assert_close(to_query[:, theirs, ours], alone[1])
+    torch.testing.assert_close(to_key.sum(2), torch.ones(1, 5))
+    torch.testing.assert_close(to_query.sum(2), torch.ones(1, 7))
 
 
 def test_moments_of_parts_give_the_deviation_of_the_whole() -> None:

@@ -10,12 +10,13 @@ from losses.position_pairs import aligned_positions, paired_positions
 
 
 def side(chunks: list[list[int]]) -> SimpleNamespace:
-    """Windows of chunk numbers, padded; index 0 is never scored."""
+    """Texts as chunk numbers, a row each, padded; index 0 is never scored."""
     width = max(map(len, chunks))
+    window = torch.tensor([[number] * len(row) + [-1] * (width - len(row)) for number, row in enumerate(chunks)])
     chunk = torch.tensor([row + [-1] * (width - len(row)) for row in chunks])
     scored = chunk >= 0
     scored[:, 0] = False
-    return SimpleNamespace(ids=chunk.clone(), chunk=chunk, scored=scored, lengths=torch.ones_like(chunk))
+    return SimpleNamespace(ids=chunk.clone(), chunk=chunk, scored=scored, lengths=torch.ones_like(chunk), window=window)
 
 
 # Each begins with a token of no chunk. The teacher splits chunk 1 of the first text, the student chunk 0.
@@ -35,6 +36,18 @@ def test_paired_positions_count_tokens_up_to_the_shorter_side():
     assert pairs.teacher.tolist() == [0, 1, 2, 3, 5]
     assert pairs.student.tolist() == [0, 1, 2, 3, 6]
     assert pairs.sequence.tolist() == [0, 0, 0, 0, 1]
+
+
+def test_texts_of_one_row_are_paired_as_if_each_had_its_own():
+    pairs = paired_positions(in_one_row(TEACHER), in_one_row(STUDENT))
+    assert pairs.teacher.tolist() == [0, 1, 2, 3, 5]
+    assert pairs.student.tolist() == [0, 1, 2, 3, 6]
+    assert pairs.sequence.tolist() == [0, 0, 0, 0, 1]
+
+
+def in_one_row(texts: SimpleNamespace) -> SimpleNamespace:
+    """Texts one after the other, with the padding of all but the last between them."""
+    return SimpleNamespace(**{name: each.flatten()[None] for name, each in vars(texts).items()})
 
 
 @given(st.lists(st.tuples(st.lists(st.booleans(), max_size=8), st.lists(st.booleans(), max_size=8)), min_size=1))

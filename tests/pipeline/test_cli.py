@@ -149,9 +149,13 @@ def test_dry_run_is_plan(folder, capsys):
             ("one: {", "one: {needs: [two], "),
             "recipe.yaml:3: stages.one.needs: 'two' makes a 'documents' artifact, which",
         ),
+        (
+            ("stages:\n", "resources: {one: {launcher: torchrun, processes: 2}}\nstages:\n"),
+            "recipe.yaml:2: resources.one: this stage runs in one process, not in 2; use launcher: local",
+        ),
         (("./a.txt", "./b.txt"), "recipe.yaml:3: stages.one.documents[0].path: "),
     ],
-    ids=["schema", "graph", "references"],
+    ids=["schema", "graph", "launching", "references"],
 )
 def test_every_check_that_validate_names_is_made(folder, capsys, change, expected):
     (folder / "recipe.yaml").write_text(RECIPE.replace(*change, 1))
@@ -166,7 +170,7 @@ def test_validate_names_its_checks_and_no_others(capsys):
         main(["validate", "--help"])
     text = capsys.readouterr().out
     listed = text[text.index("checks, all of them") :].splitlines()[1:]
-    assert [line.split()[0] for line in listed if line.strip()] == ["schema", "graph", "references"]
+    assert [line.split()[0] for line in listed if line.strip()] == ["schema", "graph", "launching", "references"]
 
 
 def test_show_says_where_each_value_comes_from(folder, capsys):

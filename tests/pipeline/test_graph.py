@@ -92,6 +92,40 @@ def test_a_stage_takes_the_place_of_a_replaceable_source_and_of_no_other():
     assert bindings["other"].sources == {"teacher": "teacher"}
 
 
+def test_another_kind_of_artifact_may_take_the_place_of_a_source():
+    teacher = Input(ModelArtifact, source="teacher", replaceable=True, replacement=ReportArtifact)
+    nodes = {
+        "scores": make_node(ReportArtifact),
+        "start": make_node(ModelArtifact),
+        "scored": make_node(ModelArtifact, "start", "scores", model=MODEL, teacher=teacher),
+        "plain": make_node(ModelArtifact, "start", model=MODEL, teacher=teacher),
+    }
+    bindings, problems = bind(nodes)
+    assert problems == []
+    assert bindings["scored"].inputs == {"model": ("start",), "teacher": ("scores",)}
+    assert bindings["scored"].sources == {}
+    assert bindings["plain"].inputs == {"model": ("start",)}
+    assert bindings["plain"].sources == {"teacher": "teacher"}
+
+
+def test_an_input_that_names_its_stages_takes_them_from_all_others():
+    either = Input((ModelArtifact, ReportArtifact), many=True)
+    makers = {"one": make_node(ModelArtifact), "two": make_node(ModelArtifact), "scores": make_node(ReportArtifact)}
+
+    def last(*needs: str, named: tuple[str, ...]) -> dict[str, Node]:
+        inputs = {"model": MODEL, "teachers": either}
+        return makers | {"last": Node(needs, inputs, ModelArtifact, {"teachers": named})}
+
+    bindings, problems = bind(last("two", "one", "scores", named=("scores", "two")))
+    assert problems == []
+    assert bindings["last"].inputs == {"model": ("one",), "teachers": ("two", "scores")}
+    assert messages(last("one", "two", named=("scores",))) == [
+        "input 'model' takes one 'model' artifact, but one and two make one each: keep one",
+        "nothing here fills input 'teachers': name a stage that makes a 'model' or 'report' artifact (one or two or "
+        "scores)",
+    ]
+
+
 def test_a_stage_that_could_take_the_place_of_a_source_and_does_not_is_named():
     text = Input(TokenizerArtifact, source="train", replaceable=True)
     words, end = make_node(TokenizerArtifact), make_node(ReportArtifact, text=text)
@@ -105,6 +139,8 @@ def test_a_stage_that_could_take_the_place_of_a_source_and_does_not_is_named():
     assert passed(words=words, end=end, control=named) == ()
     assert passed(words=words) == ()
     assert passed(model=make_node(ModelArtifact), end=end) == ()
+    teacher = Input(ModelArtifact, source="teacher", replaceable=True)
+    assert passed(trained=make_node(ModelArtifact), end=make_node(ReportArtifact, teacher=teacher)) == ()
 
 
 def test_two_stages_cannot_both_take_the_place_of_a_source():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.keys import keyed_params
 from stages.document_source import DocumentsSource
 from stages.stage import StageContext, StageError, StageInterrupted
 
@@ -108,9 +109,74 @@ def test_a_line_without_a_proper_conversation_is_named(tmp_path: Path, line: Any
 
 def test_conversations_are_json_lines_and_never_cut(tmp_path: Path) -> None:
     (tmp_path / "chat.txt").write_text("Hello")
-    with pytest.raises(StageError, match=r"chat\.txt: conversations are read from \.jsonl files"):
+    with pytest.raises(
+        StageError, match=r"chat\.txt: conversations are read from \.jsonl files, one a line, or \.parq"
+    ):
         run(tmp_path, documents=[{"path": str(tmp_path / "chat.txt"), "messages": "chat"}])
     with pytest.raises(ValidationError, match="conversations \\('messages'\\) stay whole"):
         DocumentsSource.Config(documents=[{"path": "x.jsonl", "messages": "chat", "document_bytes": 100}])
     with pytest.raises(ValidationError, match=r"either text .* or conversations"):
         DocumentsSource.Config(documents=[{"path": "x.jsonl", "messages": "chat", "text": "body"}])
+
+
+def test_a_streamed_set_is_counted_and_sampled_but_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for name, count in (("a.jsonl", 3), ("b.jsonl", 2), ("c.jsonl", 4)):
+        (tmp_path / "shards" / name).write_text('{"text": "some words"}\n' * count)
+    options = {"path": str(tmp_path / "shards"), "stream": True, "sample_documents": 2, "max_documents": 4}
+    out = run(tmp_path, documents=[options])
+    assert len((out / "documents.jsonl").read_bytes().splitlines()) == 2
+    (stream,) = json.loads((out / "streams.json").read_text())
+    assert stream["count"] == 4
+    assert [(Path(file["path"]).name, file["documents"]) for file in stream["files"]] == [
+        ("a.jsonl", 3),
+        ("b.jsonl", 1),
+    ]
+    content = (tmp_path / "shards" / "b.jsonl").read_bytes()
+    assert (stream["files"][1]["size"], stream["files"][1]["sha256"]) == (46, hashlib.sha256(content).hexdigest())
+
+
+def test_every_document_of_a_streamed_set_is_checked_when_it_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n' * 2000 + '{"txt": "b"}\n')
+    with pytest.raises(StageError, match=r"x\.jsonl:2001: no field 'text'"):
+        run(tmp_path, documents=[{"path": str(tmp_path / "x.jsonl"), "stream": True}])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sample_documents": 5}, "'sample_documents' is for a set that is streamed: add stream: true"),
+        ({"split": "train"}, "'split' is for a set that is streamed"),
+        ({"stream": False, "subset": "x"}, "'subset' is for a set that is streamed"),
+        ({"prompt": "question", "messages": "chat"}, "'prompt' comes before 'text'; of conversations"),
+        ({"prompt": "question", "document_bytes": 100}, "'document_bytes' would cut texts from their prompts"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DocumentsSource.Config(documents=[{"path": "x.jsonl", **options}])
+
+
+def test_splits_and_prompts_are_refused_where_there_are_none(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("text")
+    with pytest.raises(StageError, match="'subset' and 'split' are for data sets of the hub"):
+        run(tmp_path, documents=[{"path": str(tmp_path / "x.txt"), "stream": True, "split": "train"}])
+
+
+def test_a_prompt_is_a_field_of_text(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("text")
+    with pytest.raises(StageError, match=r"x\.txt: 'prompt' names a field, and only \.jsonl and \.parquet files"):
+        run(tmp_path, documents=[{"path": str(tmp_path / "x.txt"), "prompt": "question"}])
+
+
+def test_a_prompt_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"text": "a", "question": 5}')
+    with pytest.raises(StageError, match=r"x\.jsonl:1: field 'question' holds no text"):
+        run(tmp_path, documents=[{"path": str(tmp_path / "x.jsonl"), "prompt": "question"}])
+
+
+def test_saying_that_a_set_is_not_streamed_changes_no_key() -> None:
+    said, unsaid = ({"path": "x.jsonl", **options} for options in ({"stream": False}, {}))
+    keys = [keyed_params(DocumentsSource.Config(documents=[each]), lambda place, text: text) for each in (said, unsaid)]
+    assert keys[0] == keys[1]
+    assert set(keys[0]["documents"][0]) == {"path", "name", "weight", "text"}

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +70,12 @@ def test_a_directory_gives_its_files_in_order_without_the_empty_ones(tmp_path: P
         ("x.jsonl", b'{"text": ""}', r"x\.jsonl:1: field 'text' holds no text"),
         ("x.jsonl", b'{"text": "a"', r"x\.jsonl:1: not JSON"),
         ("x.jsonl", b'{"text": "a\xff"}', r"x\.jsonl:1: not UTF-8: byte 11 of the line"),
+        ("x.jsonl.gz", b'{"text": "a"}', r"x\.jsonl\.gz: cannot be decompressed: "),
+        ("x.jsonl.zst", gzip.compress(b'{"text": "a"}'), r"x\.jsonl\.zst: cannot be decompressed: "),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], r"x\.jsonl\.gz: cannot be decompressed: "),
+        ("x.txt.gz", gzip.compress(b"good " * 30 + b"\xff"), r"x\.txt\.gz: not UTF-8: byte 0xff at offset 150"),
+        ("x.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"a": 1}'), r"x\.jsonl\.gz:2: no field 'text'"),
+        ("x.parquet", b"PAR1 and no more", r"x\.parquet: not a readable Parquet file: "),
         ("x.jsonl", rb'{"text": "ab\ud800"}', r"x\.jsonl:1: field 'text' has a lone surrogate at character 2"),
     ],
 )
@@ -75,3 +84,20 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path: Path, name: str, 
     path.write_bytes(content)
     with pytest.raises(DocumentProblem, match=message):
         list(read_documents(path, field="text", limit=64))
+
+
+def test_rows_of_a_table_are_named_by_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    rows = [{"text": "a", "number": 1}] * 400 + [{"text": None, "number": 2}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    with pytest.raises(DocumentProblem, match=r"x\.parquet:401: no field 'text'; the line holds 'number'"):
+        list(read_documents(path, field="text", limit=None))
+
+
+def test_compressed_text_is_cut_like_any_other(tmp_path: Path) -> None:
+    text = "One line of many.\n\n" * 50
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(text.encode()))
+    pieces = [list(read_documents(tmp_path / name, field="text", limit=100)) for name in ("a.txt", "b.txt.gz")]
+    assert pieces[0] == pieces[1]
+    assert len(pieces[0]) > 5

@@ -149,7 +149,7 @@ def test_the_loss_is_that_of_the_model_with_the_rows_put_in(model: torch.nn.Modu
     none = TokenRows(matrix[:0], matrix[:0], None)
     unused = torch.zeros_like(ids)
     moved_labels = torch.where(labels >= 0, place[labels.clamp(min=0)], -100)
-    batch = SideBatch(place[ids], attention, moved_labels, unused, unused > 0, unused)
+    batch = SideBatch(place[ids], attention, moved_labels, unused, unused > 0, unused, unused)
     output = frozen.cross_entropy(batch, rows, none)
     assert int(output.count) == 6
     assert output.total.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -169,7 +169,7 @@ def test_rows_of_prefixes_are_read_and_never_predicted() -> None:
     prefix = TokenRows(inputs[[9]], outputs[[9]], None)
     ids, labels = torch.tensor([[6, 1, 2]]), torch.tensor([[1, 2, -100]])
     unused = torch.zeros_like(ids)
-    batch = SideBatch(ids, torch.ones_like(ids), labels, unused, unused > 0, unused)
+    batch = SideBatch(ids, torch.ones_like(ids), labels, unused, unused > 0, unused, unused)
     logits = model(input_ids=torch.tensor([[9, 1, 2]])).logits.detach()[:, :, :6].double()
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
     assert frozen.cross_entropy(batch, rows, prefix).total.item() == pytest.approx(expected.item(), rel=1e-5)

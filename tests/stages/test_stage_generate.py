@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.artifacts import DocumentsArtifact
 from stages.generate import Generate
-from stages.generation.continuation import ChosenToken, document_draws
+from stages.generation.continuation import document_draws
 from stages.generation.prompts import cut_prompt
+from stages.generation.sampling import ChosenToken, Sampling
 from stages.stage import StageContext, StageError, StageInterrupted
 
 TEXTS = {
@@ -197,8 +198,9 @@ def test_tokens_are_drawn_as_often_as_the_nucleus_has_them():
     real = torch.tensor([True, True, True, True])
     scores = torch.cat([probabilities.log(), torch.tensor([9.0])]).expand(1000, 5)  # the last row is padding
 
-    def counts(temperature: float, top_p: float) -> list[int]:
-        chosen = ChosenToken(real, 3, draws, temperature, top_p)(torch.zeros(1000, 3), scores).argmax(1)
+    def counts(temperature: float, top_p: float, top_k: int | None = None) -> list[int]:
+        sampling = Sampling(temperature, top_p, top_k)
+        chosen = ChosenToken(real, 3, draws, sampling)(torch.zeros(1000, 3), scores).argmax(1)
         return chosen.bincount(minlength=5).tolist()
 
     assert counts(1.0, 1.0) == pytest.approx([50, 500, 150, 300, 0], abs=1)
@@ -206,7 +208,10 @@ def test_tokens_are_drawn_as_often_as_the_nucleus_has_them():
     assert counts(1.0, 0.81) == pytest.approx([0, 526, 158, 316, 0], abs=1)
     squared = probabilities.square() / probabilities.square().sum() * 1000
     assert counts(0.5, 1.0) == pytest.approx([*squared.tolist(), 0], abs=1)
-    assert ChosenToken(real, 3)(torch.zeros(1000, 3), scores).argmax(1).eq(1).all()
+    assert counts(1.0, 1.0, 2) == pytest.approx([0, 625, 0, 375, 0], abs=1)
+    assert counts(1.0, 0.6, 2) == [0, 1000, 0, 0, 0]
+    assert counts(1.0, 1.0, 9) == counts(1.0, 1.0)
+    assert ChosenToken(real, 3, None, Sampling())(torch.zeros(1000, 3), scores).argmax(1).eq(1).all()
 
 
 def test_draws_belong_to_the_seed_and_the_document():

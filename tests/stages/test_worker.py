@@ -16,6 +16,8 @@ import pytest
 from stages.worker import PROGRESS_PREFIX, SCHEMA_VERSION
 
 MODULE = """
+import json
+import os
 import time
 from stages.artifacts import Artifact
 from stages.stage import StageConfig, StageError, StageInterrupted
@@ -27,12 +29,17 @@ class Probe:
     class Config(StageConfig):
         action: str
         number: float = 1.5
+        def check_processes(self, count):
+            if count > int(os.environ["PROBES"]):
+                super().check_processes(count)
     def run(self, ctx):
         print("chatter")
         ctx.progress(f"rank {ctx.rank} of {ctx.world_size}")
         ctx.metrics.log(3, loss=ctx.config.number)
         if ctx.config.action == "write":
-            (ctx.out / "seen.txt").write_text(f"{ctx.inputs['parts']['up'].name} {ctx.resources['processes']}")
+            (ctx.out / "seen.txt").write_text(f"{ctx.inputs['parts']['up'].name} {ctx.resources['threads']}")
+        if ctx.config.action == "environment":
+            (ctx.out / "seen.txt").write_text(json.dumps(dict(os.environ)))
         if ctx.config.action == "refuse":
             raise StageError("there are no documents in data.train; give it a file with text")
         if ctx.config.action == "crash":
@@ -53,8 +60,11 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(attempt: Path, action: str, **changes: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, **changes.pop("environment", {})}
+def start(
+    attempt: Path, action: str, *, processes: int = 1, arguments: tuple[str, ...] = (), **changes: object
+) -> subprocess.Popen[str]:
+    """Start the worker; ``processes`` is how many the stage puts up with."""
+    environment = {**os.environ, "PROBES": str(processes), **changes.pop("environment", {})}
     job = {
         "schema_version": SCHEMA_VERSION,
         "stage": "probe",
@@ -66,12 +76,12 @@ def start(attempt: Path, action: str, **changes: object) -> subprocess.Popen[str
         "out": str(attempt / "out"),
         "attempt": str(attempt),
         "cache": str(attempt / "cache"),
-        "resources": {"processes": 7},
+        "resources": {"threads": 7},
         **changes,
     }
     (attempt / "JOB.json").write_text(json.dumps(job))
     return subprocess.Popen(
-        [sys.executable, "-m", "stages.worker", str(attempt / "JOB.json")],
+        [sys.executable, "-m", "stages.worker", *arguments, str(attempt / "JOB.json")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -95,11 +105,48 @@ def test_the_stage_gets_what_the_job_says(attempt: Path) -> None:
     assert not (attempt / "outcome.json").exists()
 
 
-def test_other_ranks_are_silent(attempt: Path) -> None:
-    code, output, _ = finish(start(attempt, "write", environment={"RANK": "1", "WORLD_SIZE": "2"}))
-    assert code == 0
-    assert output == "chatter\n"
+def test_other_ranks_have_a_log_of_their_own(attempt: Path) -> None:
+    code, output, errors = finish(start(attempt, "write", environment={"RANK": "1", "WORLD_SIZE": "2"}, processes=2))
+    assert (code, output, errors) == (0, "", "")
+    assert (attempt / "ranks" / "1.log").read_text() == "chatter\n", "and they show no progress"
     assert not (attempt / "metrics.jsonl").exists()
+    record = json.loads((attempt / "ranks" / "1.json").read_text())
+    assert (record["rank"], record["state"]) == (1, "finished")
+
+
+def test_the_argument_of_deepspeeds_launcher_is_understood(attempt: Path) -> None:
+    code, _, errors = finish(start(attempt, "write", arguments=("--local_rank=0",)))
+    assert (code, errors) == (0, "")
+
+
+def test_a_launcher_that_starts_another_number_of_processes_is_noticed(attempt: Path) -> None:
+    """Several trainings, each with all the data, would write into one directory."""
+    code, _, errors = finish(start(attempt, "write", resources={"processes": 2, "nodes": 2}))
+    assert code == 1
+    assert "4 processes were to work together, but the launcher says that there are 1" in errors
+    assert json.loads((attempt / "outcome.json").read_text())["explained"] is True
+
+
+def test_a_stage_for_one_process_refuses_several(attempt: Path) -> None:
+    code, _, errors = finish(start(attempt, "write", environment={"RANK": "0", "WORLD_SIZE": "2"}))
+    assert code == 1
+    assert "this stage runs in one process, not in 2; use launcher: local" in errors
+
+
+def test_a_gpu_that_torch_does_not_see(attempt: Path) -> None:
+    hidden = {"CUDA_VISIBLE_DEVICES": ""}
+    code, _, errors = finish(start(attempt, "write", resources={"device": "gpu"}, environment=hidden))
+    assert code == 1
+    assert "rank 0 is to work on GPU 0 of" in errors
+    assert "but torch sees 0 there" in errors
+
+
+def test_a_stage_on_the_cpu_hides_the_gpus_from_every_library(attempt: Path) -> None:
+    """DeepSpeed's launcher sets CUDA_VISIBLE_DEVICES itself."""
+    process = start(attempt, "environment", resources={"device": "cpu"}, environment={"CUDA_VISIBLE_DEVICES": "0"})
+    assert finish(process)[0] == 0
+    environment = json.loads((attempt / "out" / "seen.txt").read_text())
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["DS_ACCELERATOR"]) == ("", "cpu")
 
 
 def test_a_problem_of_the_user_is_told_without_a_traceback(attempt: Path) -> None:
@@ -116,7 +163,8 @@ def test_a_bug_leaves_its_traceback_in_the_log(attempt: Path) -> None:
     assert code == 1
     assert "Traceback" in errors
     assert 'raise KeyError("a bug")' in errors
-    assert json.loads((attempt / "outcome.json").read_text()) == {"state": "failed", "message": "KeyError: 'a bug'"}
+    outcome = json.loads((attempt / "outcome.json").read_text())
+    assert outcome == {"state": "failed", "message": "KeyError: 'a bug'", "rank": 0, "explained": False}
 
 
 @pytest.mark.parametrize("changes", [{"module": "probe_stage:Missing"}, {"config": {"action": "write", "more": 1}}])
@@ -133,14 +181,15 @@ def test_a_job_of_another_version_is_refused(attempt: Path) -> None:
     assert "schema_version 99" in errors
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_lets_the_stage_save(attempt: Path, number: signal.Signals) -> None:
     process = start(attempt, "wait")
     wait_for(attempt / "metrics.jsonl")
     process.send_signal(number)
     code, _, errors = finish(process)
     assert (code, errors) == (75, "")
-    assert json.loads((attempt / "outcome.json").read_text()) == {"state": "interrupted", "message": "saved step 3"}
+    outcome = json.loads((attempt / "outcome.json").read_text())
+    assert (outcome["state"], outcome["message"]) == ("interrupted", "saved step 3")
 
 
 def test_the_first_rank_to_fail_is_the_cause(attempt: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.objectives import LossEntry
 from stages.objectives.base import schedule_factor
+from stages.training.batch import Batch
 from stages.training.objectives.base import ModelFacts, Objective, Pair
 from stages.training.objectives.byte_level import ByteLevel
 from stages.training.objectives.byte_targets import Bpm, Escd
@@ -17,6 +18,7 @@ from stages.training.objectives.dpca import Dpca
 from stages.training.objectives.dual_space import Dskd
 from stages.training.objectives.gold import Gold
 from stages.training.objectives.likelihood_scoring import LikelihoodScoring
+from stages.training.objectives.policy_gradient import PolicyGradient
 from stages.training.objectives.projected import Cdm, MinEd, XToken
 from stages.training.objectives.simct import SimCt
 from stages.training.objectives.sorted_distributions import MultiLevelOt, Uld
@@ -30,6 +32,7 @@ OBJECTIVES: dict[str, Callable[[Any, Pair], Objective]] = {
     "hidden_states": HiddenStates,
     "simct": SimCt,
     "dpca": Dpca,
+    "policy_gradient": PolicyGradient,
     "same_vocabulary": SameVocabulary,
     "strict": Strict,
     "dskd": Dskd,
@@ -49,20 +52,35 @@ OBJECTIVES: dict[str, Callable[[Any, Pair], Objective]] = {
 
 @dataclass(frozen=True)
 class Term:
-    """One objective in the training loss, under its name and with its weight."""
+    """One objective in the training loss, under its name and with its weight.
+
+    Attributes:
+        entry: its options.
+        objective: what it computes.
+        teacher: which of several teachers it learns from (``Batch.teacher_number``); None learns from every batch.
+        teacher_name: of that teacher, before the objective's in every metric; empty where there is one teacher.
+        factor: of that teacher's losses.
+    """
 
     entry: LossEntry
     objective: Objective
+    teacher: int | None = None
+    teacher_name: str = ""
+    factor: float = 1.0
 
     @property
     def name(self) -> str:
-        """The objective's name."""
-        return self.entry.name
+        """The objective's name, after its teacher's where there are several."""
+        return f"{self.teacher_name}/{self.entry.name}" if self.teacher_name else self.entry.name
+
+    def learns_from(self, batch: Batch) -> bool:
+        """Whether a micro-batch has anything to do with this term."""
+        return self.teacher is None or self.teacher == batch.teacher_number
 
     def weight(self, step: int, steps: int) -> float:
         """Factor of the objective's mean at optimiser step ``step`` (from 0) of ``steps``."""
         options = self.entry.options
-        return options.weight * schedule_factor(options.weight_schedule, step, steps)
+        return self.factor * options.weight * schedule_factor(options.weight_schedule, step, steps)
 
 
 def build_terms(entries: Sequence[LossEntry], pair: Pair) -> list[Term]:

@@ -53,7 +53,8 @@ class ModelFacts:
         roles: its special tokens by role (``special_roles_and_turns``).
         width: of its hidden states.
         layers: number of its hidden states, the embedding included.
-        output_weight: [V or more, width] its output embeddings, as loaded; not to be changed.
+        output_weight: [V or more, width] its output embeddings, as loaded; not to be changed. None for a teacher that
+            is known by its scores alone.
     """
 
     directory: Path
@@ -61,7 +62,7 @@ class ModelFacts:
     roles: Roles
     width: int
     layers: int
-    output_weight: Tensor
+    output_weight: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,8 @@ class _CrossModelAttention:
     def statistics(self, batch: Batch, teacher: Signals) -> Tensor:
         ours, theirs = _labelled(batch)
         own, target = _embeddings(teacher)
-        hidden, target = teacher.hidden[theirs], target[theirs]
-        rows = torch.stack([ours.sum(), theirs.sum()]).double()
-        return torch.cat([rows, moments(own[theirs]), moments(target), moments(hidden)])
+        rows = torch.stack([(sequence >= 0).sum() for sequence in (ours, theirs)]).double()
+        return torch.cat([rows, *(moments(states[theirs >= 0]) for states in (own, target, teacher.hidden))])
 
     def meet(self, batch: Batch, teacher: Signals, student: Signals, statistics: Tensor) -> _Met:
         ours, theirs = _labelled(batch)
@@ -138,19 +137,18 @@ class _CrossModelAttention:
             query, torch.cat([own, target], -1) / key_deviation, ours, theirs
         )
         return _Met(
-            ours.flatten().nonzero().squeeze(1),
-            theirs.flatten().nonzero().squeeze(1),
-            (to_teacher @ values.to(to_teacher.dtype))[ours].to(values.dtype),
-            (to_student @ states.to(to_student.dtype))[theirs].to(states.dtype),
+            (ours.flatten() >= 0).nonzero().squeeze(1),
+            (theirs.flatten() >= 0).nonzero().squeeze(1),
+            (to_teacher @ values.to(to_teacher.dtype))[ours >= 0].to(values.dtype),
+            (to_student @ states.to(to_student.dtype))[theirs >= 0].to(states.dtype),
         )
 
 
 def _labelled(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Positions of student and teacher that predict a scored token, in windows where both have one: bool [B, T]."""
+    """The window of each position that predicts a scored token, if both models have one in it: int64 [B, T], or -1."""
     sides: tuple[SideBatch, SideBatch] = (batch.student, batch.teacher)
-    ours, theirs = (side.labels != IGNORE_INDEX for side in sides)
-    both = (ours.any(1) & theirs.any(1))[:, None]
-    return ours & both, theirs & both
+    ours, theirs = (side.window.masked_fill(side.labels == IGNORE_INDEX, -1) for side in sides)
+    return ours.masked_fill(~torch.isin(ours, theirs), -1), theirs.masked_fill(~torch.isin(theirs, ours), -1)
 
 
 def _embeddings(signals: Signals) -> tuple[Tensor, Tensor]:

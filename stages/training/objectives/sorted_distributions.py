@@ -54,7 +54,7 @@ class MultiLevelOt:
             teacher.predictions.at(pairs.teacher),
             student.head.at(pairs.student),
             pairs.sequence,
-            len(batch.student.ids),
+            batch.student.num_windows,
             k=self._options.k,
             log_weight=self._options.log_weight,
             sinkhorn_weight=self._options.sinkhorn_weight,

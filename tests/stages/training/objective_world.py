@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -82,8 +82,7 @@ def hidden_states(world: World, batch: Batch, side: str, *, seed: int = 0) -> Te
     table = torch.randn(
         facts.view.vocab_size, facts.width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
-    place = torch.arange(tokens.ids.shape[1], dtype=torch.float64)[None, :, None]
-    return (table[tokens.ids] + torch.sin(place)).to(world.weights[side].dtype)
+    return (table[tokens.ids] + torch.sin(tokens.positions.double())[..., None]).to(world.weights[side].dtype)
 
 
 def signals(
@@ -140,6 +139,20 @@ def evaluate(
     student = signals(world, batch, "student", objective.student_reads, student_hidden, weight=student_weight)
     statistics = objective.statistics(batch, teacher) if statistics is None else statistics
     return objective.loss(batch, teacher, student, statistics)
+
+
+def padded(side: SideBatch, extra: int) -> SideBatch:
+    """The side with padding on the right."""
+    fill = {"chunk": -1, "labels": -100}
+    tensors = {field.name: getattr(side, field.name) for field in fields(side)}
+    return replace(
+        side,
+        **{
+            name: nn.functional.pad(each, (0, extra), value=fill.get(name, 0))
+            for name, each in tensors.items()
+            if isinstance(each, Tensor)
+        },
+    )
 
 
 def without_scores(batch: Batch) -> Batch:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from objective_world import World, evaluate, hidden_states, make_world, without_scores
+from objective_world import World, evaluate, hidden_states, make_world, padded, without_scores
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -21,7 +21,7 @@ from stages.artifacts import ModelArtifact
 from stages.distill import Distill, DistillConfig
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training.batch import Batch, SideBatch
+from stages.training.batch import Batch
 from stages.training.objectives import Objective
 
 TEXTS = [
@@ -160,15 +160,6 @@ def _gradient(attention: tuple[World, Objective], batch: Batch) -> tuple[LossOut
 
 
 def test_attention_does_not_see_padding(attention) -> None:
-    def padded(side: SideBatch, extra: int) -> SideBatch:
-        fill = {"chunk": -1, "labels": -100}
-        return SideBatch(
-            **{
-                name: torch.nn.functional.pad(getattr(side, name), (0, extra), value=fill.get(name, 0))
-                for name in SideBatch.__dataclass_fields__
-            }
-        )
-
     batch = attention[0].batch()
     output, found = _gradient(attention, batch)
     wide, wide_found = _gradient(attention, Batch(padded(batch.student, 3), padded(batch.teacher, 5), batch.num_chunks))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from stages.distill import DistillConfig
+from stages.stage import StageError
 from stages.training import checkpoint
 
 
@@ -72,9 +74,28 @@ def test_pruning_keeps_the_newest_complete_ones(tmp_path):
     for step in (10, 20, 30):
         _save(tmp_path, step)
     checkpoint.begin(tmp_path, 40)  # being written: not complete
-    checkpoint.prune(tmp_path, keep=2)
+    checkpoint.prune(tmp_path, 30, keep=2)
     assert checkpoint.latest(tmp_path, lambda line: None)[0].name == "step-30"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-20", "step-30"]
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_one_that_is_whole(tmp_path):
+    _flip_a_bit(_save(tmp_path, 20))
+    _save(tmp_path, 15)  # after the damaged one was passed over
+    checkpoint.prune(tmp_path, 15, keep=1)
+    assert checkpoint.latest(tmp_path, pytest.fail)[0].name == "step-15"
+
+
+def test_only_options_that_decide_what_is_computed_must_agree(tmp_path):
+    def config(steps=30, **on_policy):
+        return DistillConfig(steps=steps, window_tokens=256, losses=["policy_gradient"], on_policy=on_policy)
+
+    saved = checkpoint.options(config())
+    checkpoint.check_origin(tmp_path, saved, config(guards={"on_breach": "warn", "length_growth": 9.0}, batch=1))
+    with pytest.raises(StageError, match=r"on_policy was .* and is "):
+        checkpoint.check_origin(tmp_path, saved, config(temperature=0.5))
+    with pytest.raises(StageError, match="steps was 30 and is 31"):
+        checkpoint.check_origin(tmp_path, saved, config(steps=31))
 
 
 def test_beginning_again_clears_what_an_interrupted_save_left(tmp_path):

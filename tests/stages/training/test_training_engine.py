@@ -145,11 +145,11 @@ def test_a_corrupted_checkpoint_falls_back_to_the_previous_one_and_says_so(world
     expected = _distill(world, tmp_path / "straight", **options)
     with pytest.raises(StageInterrupted):
         _distill(world, tmp_path / "resumed", context={"should_stop": _StopAfter(5)}, **options)
-    newest = tmp_path / "resumed" / "work" / "ckpt" / "step-5" / "training.pt"
+    (newest,) = (tmp_path / "resumed" / "work" / "ckpt" / "step-5").glob("*.safetensors")
     newest.write_bytes(newest.read_bytes()[:-100])
     lines: list[str] = []
     resumed = _distill(world, tmp_path / "resumed", context={"progress": lines.append}, **options)
-    assert sum("passing over checkpoint step-5: training.pt is not what was saved" in line for line in lines) == 1
+    assert sum(f"passing over checkpoint step-5: {newest.name} is not what was saved" in line for line in lines) == 1
     assert "resuming after step 4/6" in lines
     for name, tensor in expected.items():
         assert torch.equal(tensor, resumed[name]), name

@@ -15,20 +15,23 @@ from stages.objectives.capabilities import CAPABILITIES, GIVES, usable_with
 from stages.stage import StageContext, StageError
 from stages.training.aligner import DocumentAligner
 from stages.training.batch import collate
-from stages.training.pairing import Teaching, load_models
+from stages.training.pairing import load_models
+from stages.training.teaching import Teaching
 from stages.training.windows import Document
+from stages.training.zero import Zero
 
 
 @pytest.mark.parametrize("signal", ["scores", "top_k"])
 @pytest.mark.parametrize("each", CAPABILITIES, ids=lambda each: each.objective)
 def test_an_objective_is_refused_exactly_where_the_table_says_that_the_signal_is_not_enough(each, signal):
     options = {"steps": 1, "losses": [each.objective], "teacher_signal": signal}
+    options |= {"on_policy": {}} if each.on_policy else {}
     if each.needs in GIVES[signal]:
         DistillConfig(**options)
         return
     with pytest.raises(ValueError, match=f"{each.objective} needs the teacher's") as refusal:
         DistillConfig(**options)
-    for useful in usable_with(signal):
+    for useful in usable_with(GIVES[signal]):
         assert useful in str(refusal.value)
 
 
@@ -152,7 +155,7 @@ def test_a_step_holds_no_more_of_the_teacher_than_objectives_read(
     teacher, student = (tiny_model_dir(directory, seed=seed) for seed, directory in enumerate(tiny_tokenizer_dirs))
     config = DistillConfig(losses=losses, steps=1)
     ctx = StageContext(config=config, inputs={"student": {"s": student}}, work=tmp_path, out=tmp_path)
-    models = load_models(ctx, config, config.losses, Teaching(teacher, top_k), torch.device("cpu"))
+    models = load_models(ctx, config, config.losses, [Teaching(teacher, top_k)], torch.device("cpu"), Zero())
     document = Document("d", "The quick brown fox jumps over the lazy dog.", 1.0)
     batch = collate(DocumentAligner(teacher, student, 32)(document, 0, 0))
     signals = models.teachers[0].score(batch)

@@ -16,9 +16,11 @@ from stages.stage import StageContext
 from stages.training.aligner import DocumentAligner
 from stages.training.backend import PlainBackend
 from stages.training.batch import Batch, collate
-from stages.training.pairing import Models, Teaching, load_models
+from stages.training.pairing import Models, load_models
 from stages.training.step import Stepper
+from stages.training.teaching import Teaching
 from stages.training.windows import Document
+from stages.training.zero import Zero
 
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "Tokens are byte strings; two tokenizations of one text meet.")
 STEPS = 4
@@ -41,7 +43,7 @@ def batches(directories) -> list[Batch]:
 def _models(directories: tuple[Path, Path], losses: list, root: Path) -> tuple[Models, Stepper]:
     config = DistillConfig(losses=losses, steps=STEPS, dtype="fp32")
     ctx = StageContext(config=config, inputs={"student": {"s": directories[1]}}, work=root, out=root)
-    models = load_models(ctx, config, config.losses, Teaching(directories[0]), torch.device("cpu"))
+    models = load_models(ctx, config, config.losses, [Teaching(directories[0])], torch.device("cpu"), Zero())
     return models, Stepper(PlainBackend(models.student, config), models.terms, models.teachers, None, STEPS)
 
 
@@ -60,7 +62,7 @@ def _mean_cross_entropy_gradient(student: Path, batches: list[Batch]) -> Tensor:
 
 def test_a_gradient_norm_is_that_of_the_mean_over_the_whole_batch(directories, batches, tmp_path):
     _, stepper = _models(directories, ["cross_entropy", "hidden_states"], tmp_path)
-    values = stepper.take(batches, 0, measure=True)
+    values = stepper.take(batches, 0, measure=True).read()
     expected = _mean_cross_entropy_gradient(directories[1], batches)
     assert values["cross_entropy.gradient_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
 
@@ -70,7 +72,7 @@ def test_repeating_the_batch_scales_its_gradients_as_it_must(directories, batche
     norms = []
     for repeats in (1, 2):
         _, stepper = _models(directories, ["cross_entropy", "hidden_states", "alm"], tmp_path)
-        values = stepper.take(batches * repeats, 0, measure=True)
+        values = stepper.take(batches * repeats, 0, measure=True).read()
         norms.append([values[f"{name}.gradient_norm"] for name in stepper.names])
     assert norms[1] == pytest.approx([norm / 2**0.5 for norm in norms[0]], rel=1e-4)
 
@@ -82,7 +84,7 @@ def test_weights_are_logged_and_applied_as_the_schedules_have_them(directories, 
     ]
     _, stepper = _models(directories, losses, tmp_path)
     for step, (rising, falling) in enumerate([(0.75, 0.5), (1.5, 0.5 * 0.853553), (2.25, 0.25), (3.0, 0.5 * 0.146447)]):
-        values = stepper.take(batches, step)
+        values = stepper.take(batches, step).read()
         logged = values["cross_entropy.weight"], values["hidden_states.weight"]
         assert logged == pytest.approx((rising, falling), rel=1e-5)
         expected = rising * values["cross_entropy"] + falling * values["hidden_states"]
@@ -97,7 +99,7 @@ def test_the_last_layers_gradient_is_found_however_the_head_gets_its_input(direc
         models, stepper = _models(directories, ["cross_entropy", {"hidden_states": {"layers": [layer]}}], tmp_path)
         if hooked:
             models.student.head.register_forward_pre_hook(_pass_on_a_copy)
-        norms.append(stepper.take(batches, 0, measure=True)["hidden_states.gradient_norm"])
+        norms.append(stepper.take(batches, 0, measure=True).read()["hidden_states.gradient_norm"])
     assert norms[0] > 0
     assert norms[1] == pytest.approx(norms[0], rel=1e-6)
 

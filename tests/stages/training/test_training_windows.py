@@ -6,13 +6,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from alignment.byte_view import ByteView
 from stages.stage import StageError
+from stages.training.account import Account
 from stages.training.aligner import DocumentAligner
 from stages.training.batch import collate
 from stages.training.windows import Document, plain_windows
@@ -76,6 +77,59 @@ def test_plain_windows_predict_every_token_but_the_first_exactly_once(length, ro
     assert predicted == expected
 
 
+@settings(deadline=None)
+@given(
+    prompt=st.text("abcd é東", max_size=60),
+    text=st.text("xyz12🙂\n", min_size=1, max_size=120),
+    window_tokens=st.integers(8, 40),
+)
+def test_nothing_of_a_prompt_is_scored(aligner, prompt, text, window_tokens):
+    size = len(prompt.encode())
+    made = aligner(window_tokens).make(Document("d", prompt + text, 1.0, context_bytes=size), 0, 0)
+    for window in made.windows:
+        for view, side in zip(aligner(window_tokens).views, (window.teacher, window.student), strict=True):
+            # The two alphabets have no byte in common, so a chunk that holds any of the prompt would show.
+            assert set(_spelled(view, side.ids[side.chunk >= 0])) <= set(text.encode())
+            assert set(side.chunk[side.chunk >= 0].tolist()) == set(range(window.num_chunks))
+        assert _spelled(aligner(window_tokens).views[1], window.student.ids) in (prompt + text).encode()
+        assert collate([window]).student.scored.any()
+    assert made.facts.sizes["bytes"] == len(text.encode())
+    assert made.facts.sizes["aligned_bytes"] <= len(text.encode())
+    if not prompt:
+        plain = aligner(window_tokens)(Document("d", text, 1.0), 0, 0)
+        assert [w.student.chunk.tolist() for w in made.windows] == [w.student.chunk.tolist() for w in plain]
+
+
+def test_a_text_after_a_prompt_is_learned_with_as_much_of_the_prompt_as_fits_in_half_a_window(aligner):
+    prompt, text = "The quick brown fox jumps over it. " * 20, "The dog sleeps on. " * 40
+    windows = aligner(48)(Document("d", prompt + text, 1.0, context_bytes=len(prompt)), 0, 0)
+    student = aligner(48).views[1]
+    first = windows[0]
+    context = _spelled(student, first.student.ids[first.student.chunk < 0]).decode()
+    assert 12 <= (first.student.chunk < 0).sum() <= 24
+    assert prompt.endswith(context)
+    assert all((window.student.chunk >= 0).all() for window in windows[1:])
+    scored = sum((window.student.lengths * (window.student.chunk >= 0)).sum() for window in windows)
+    assert len(text) - scored <= 10  # a chunk at the seam at most, and one at the end
+    short = aligner(200)(Document("d", "Say it: the dog sleeps on.", 1.0, context_bytes=8), 0, 0)
+    assert _spelled(student, short[0].student.ids) == b"Say it: the dog sleeps on."
+
+
+@settings(deadline=None)
+@given(
+    length=st.integers(0, 60), room=st.integers(3, 12), prefix=st.sampled_from([(), (99,)]), context=st.integers(0, 70)
+)
+def test_plain_windows_after_a_prompt_predict_the_tokens_of_the_text_exactly_once(length, room, prefix, context):
+    ids = np.arange(100, 100 + length, dtype=np.int32)
+    predicted = []
+    for window in plain_windows(ids, np.full(10_000, 2, np.int32), prefix, room, context):
+        labels = collate([window]).student.labels
+        predicted += labels[labels != -100].tolist()
+    # Tokens of two bytes: one that begins before the end of the prompt is not learned.
+    learned = [token for index, token in enumerate(ids.tolist()) if 2 * index >= context]
+    assert predicted == (learned if prefix or context else learned[1:])
+
+
 def test_what_a_tokenizer_rewrites_is_left_out_and_accounted_for(tiny_tokenizer_dirs, tmp_path):
     teacher, student = tiny_tokenizer_dirs
     lower = AutoTokenizer.from_pretrained(teacher)
@@ -83,13 +137,17 @@ def test_what_a_tokenizer_rewrites_is_left_out_and_accounted_for(tiny_tokenizer_
     lower.save_pretrained(tmp_path)
     aligner = DocumentAligner(tmp_path, student, 64)
     documents = [Document("d/0", "all of it is lower case, as before.", 1.0), Document("d/1", "Some Of It.", 1.0)]
-    windows = [window for document in documents * 2 for window in aligner(document, 0, 0)]
+    account, windows = Account(), []
+    for document in documents:
+        made = aligner.make(document, 0, 0)
+        windows += made.windows
+        account.read(made.facts)
     for window in windows:
         for chunk in range(window.num_chunks):
             left = _spelled(aligner.views[0], window.teacher.ids[window.teacher.chunk == chunk])
             assert left == _spelled(aligner.views[1], window.student.ids[window.student.chunk == chunk])
             assert left == left.lower() != b""
-    account = aligner.account()
+    account = aligner.describe(account)
     assert (account["documents"], account["bytes"]) == (2, 35 + 11)
     assert account["rewritten"]["student"]["documents"] == 0
     assert account["rewritten"]["teacher"]["first"] == ["d/1"]
@@ -114,7 +172,8 @@ def test_rewritten_text_is_in_no_chunk_of_any_window(tiny_tokenizer_dirs, tmp_pa
 
 def test_a_conversation_scores_the_assistant_only_on_both_native_renderings(tiny_chat_dirs):
     aligner = DocumentAligner(*tiny_chat_dirs, 512)
-    (window,) = aligner(Document("c/0", "", 1.0, CHAT), 0, 0)
+    made = aligner.make(Document("c/0", "", 1.0, CHAT), 0, 0)
+    (window,) = made.windows
     for side, view, directory in zip((window.teacher, window.student), aligner.views, tiny_chat_dirs, strict=True):
         native = AutoTokenizer.from_pretrained(directory).apply_chat_template(CHAT, tokenize=True, return_dict=False)
         assert side.ids.tolist() == native[: len(side.ids)]
@@ -124,7 +183,9 @@ def test_a_conversation_scores_the_assistant_only_on_both_native_renderings(tiny
         assert ends.count("<|turn|>") == 2
         assert set(side.chunk[side.chunk >= 0]) == set(range(window.num_chunks))
     assert collate([window]).student.scored.sum() == (window.student.chunk >= 0).sum()
-    assert aligner.account()["warnings"] == []
+    account = Account()
+    account.read(made.facts)
+    assert aligner.describe(account)["warnings"] == []
 
 
 def test_a_conversation_that_is_too_long_is_cut_at_a_chunk_and_said_so(tiny_chat_dirs):
@@ -132,14 +193,17 @@ def test_a_conversation_that_is_too_long_is_cut_at_a_chunk_and_said_so(tiny_chat
     (long,) = DocumentAligner(*tiny_chat_dirs, 512)(document, 0, 0)
     room = len(long.student.ids) * 2 // 3
     cut = DocumentAligner(*tiny_chat_dirs, room)
-    (short,) = cut(document, 0, 0)
+    made = cut.make(document, 0, 0)
+    (short,) = made.windows
     assert 0 < short.num_chunks < long.num_chunks
     for side in ("teacher", "student"):
         kept, all_of_it = getattr(short, side), getattr(long, side)
         assert len(kept.ids) <= room
         assert kept.chunk.tolist() == all_of_it.chunk[: len(kept.ids)].tolist()
         assert set(kept.chunk[kept.chunk >= 0]) == set(range(short.num_chunks))
-    assert f"1 of 1 conversations are longer than window_tokens ({room})" in cut.account()["warnings"][0]
+    account = Account()
+    account.read(made.facts)
+    assert f"1 of 1 conversations are longer than window_tokens ({room})" in cut.describe(account)["warnings"][0]
     assert DocumentAligner(*tiny_chat_dirs, 8)(document, 0, 0) == []
 
 

@@ -1,0 +1,50 @@
+"""What the options of a stage say about those that it reads from, once it is known which these are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pipeline.graph import Binding
+from pipeline.problems import Problem
+from pipeline.source_stages import source_options
+from stages.stage import StageConfig
+
+Bindings = Mapping[str, Binding]
+Configs = Mapping[str, StageConfig]
+
+
+def without_absent(bindings: Bindings, configs: Configs, values: Mapping[str, Any]) -> dict[str, Binding]:
+    """The bindings without the sources that the recipe does not give and that a stage can do without.
+
+    Args:
+        bindings: of each stage.
+        configs: of each stage whose options are right.
+        values: the recipe.
+    """
+    kept = {}
+    for stage, binding in bindings.items():
+        welcome = configs[stage].welcome_inputs if stage in configs else frozenset()
+        sources = {
+            name: source
+            for name, source in binding.sources.items()
+            if name not in welcome or source_options(source, values) is not None
+        }
+        kept[stage] = replace(binding, sources=sources)
+    return kept
+
+
+def upstream_problems(bindings: Bindings, configs: Configs) -> list[Problem]:
+    """What the options of stages ask of those that they read from and these do not give."""
+    problems = []
+    for stage, binding in bindings.items():
+        if stage not in configs:
+            continue
+        upstream = {
+            name: {other: configs[other] for other in others if other in configs}
+            for name, others in binding.inputs.items()
+        }
+        found = configs[stage].upstream_problems(upstream)
+        problems += [Problem(("stages", stage, *place), message) for place, message in found]
+    return problems
