@@ -14,6 +14,7 @@ import faulthandler
 import importlib
 import json
 import os
+import shutil
 import socket
 import sys
 import traceback
@@ -80,17 +81,17 @@ def run_job(path: Path, local_rank: int | None = None) -> int:
         _check_processes(config, place)
         stage().run(make_context(job, config, should_stop, place))
     except StageInterrupted as stop:
-        _record_outcome(attempt, place, "interrupted", str(stop))
+        _record_outcome(job, place, "interrupted", str(stop))
         record.set("interrupted")
         return EXIT_INTERRUPTED
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
-        _record_outcome(attempt, place, "failed", str(error), explained=True)
+        _record_outcome(job, place, "failed", str(error), explained=True)
         record.set("failed")
         return EXIT_FAILED
     except Exception as error:
         traceback.print_exc()
-        _record_outcome(attempt, place, "failed", "".join(traceback.format_exception_only(error)).strip())
+        _record_outcome(job, place, "failed", "".join(traceback.format_exception_only(error)).strip())
         record.set("failed")
         return EXIT_FAILED
     record.set("finished")
@@ -153,16 +154,27 @@ def _load(reference: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _record_outcome(attempt: Path, place: Place, state: str, message: str, *, explained: bool = False) -> None:
+def _record_outcome(job: Mapping[str, Any], place: Place, state: str, message: str, *, explained: bool = False) -> None:
     """Write ``outcome.json`` unless a rank already did: the first to end is the cause, the others follow.
 
     ``explained`` says that the message is meant for the user, so it is no consequence of another rank's death.
     """
+    path = Path(job["attempt"]) / "outcome.json"
+    outcome = json.dumps({"state": state, "message": message, "rank": place.rank, "explained": explained})
     try:
-        with (attempt / "outcome.json").open("x", encoding="utf-8") as file:
-            json.dump({"state": state, "message": message, "rank": place.rank, "explained": explained}, file)
+        _write_new(path, outcome)
     except FileExistsError:
         return
+    except OSError:
+        # A full disk: what was half-made is worth nothing, and in its place there is room to say what happened.
+        shutil.rmtree(job["out"], ignore_errors=True)
+        path.unlink(missing_ok=True)
+        _write_new(path, outcome)
+
+
+def _write_new(path: Path, text: str) -> None:
+    with path.open("x", encoding="utf-8") as file:
+        file.write(text)
 
 
 def main() -> int:

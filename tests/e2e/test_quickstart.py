@@ -106,7 +106,8 @@ def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finish
     _kill_everything(process, workplace.directory)
     assert not list(workplace.directory.glob("runs/quickstart/stages/distill"))
     newest = max(_checkpoints(workplace.directory), key=lambda path: int(path.name.removeprefix("step-")))
-    (newest / "training.pt").write_bytes(b"damaged")
+    (state,) = newest.glob("*.safetensors")
+    state.write_bytes(b"damaged")
 
     code, output = workplace.run("run", recipe, **changes)
     assert code == 0, output

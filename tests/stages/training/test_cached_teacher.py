@@ -56,7 +56,8 @@ def test_the_losses_are_those_of_the_teacher_itself(world, tmp_path, student, lo
     inputs = {"student": world[student], "documents": world["documents"]}
     expected, weights = distill(tmp_path / "online", inputs | {"teacher": world["teacher"]}, losses=losses, **signal)
     found, trained = distill(tmp_path / "cached", inputs | {"teacher": world["scores"]}, losses=losses)
-    assert found == pytest.approx(expected, rel=1e-5)
+    # A divergence of 1e-4 is a difference of numbers near 1.
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-7)
     for name in weights:
         torch.testing.assert_close(trained[name], weights[name], atol=2e-5, rtol=1e-4)
 

@@ -23,6 +23,7 @@ from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError, StageInterrupted
 from stages.training.batch import Batch
 from stages.training.objectives import Objective
+from stages.training.state_files import StateReader
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on while the fox runs far away.",
@@ -88,7 +89,8 @@ def _curve(root: Path, name: str) -> list[float]:
 
 def _trained(root: Path) -> list[Tensor]:
     """Everything that is trained, at the last step: the student's parameters and the projectors."""
-    return torch.load(root / "work" / "ckpt" / f"step-{STEPS}" / "training.pt", weights_only=True)["masters"]
+    state = StateReader(root / "work" / "ckpt" / f"step-{STEPS}")
+    return [state.read(name, "master") for name in state.shapes]
 
 
 def test_projectors_start_where_either_head_says_the_same(worlds) -> None:
