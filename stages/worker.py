@@ -10,6 +10,7 @@ does not return also writes ``outcome.json`` into the attempt, because launchers
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import importlib
 import json
@@ -90,8 +91,13 @@ def run_job(path: Path, local_rank: int | None = None) -> int:
         record.set("failed")
         return EXIT_FAILED
     except Exception as error:
-        traceback.print_exc()
-        _record_outcome(job, place, "failed", "".join(traceback.format_exception_only(error)).strip())
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = str(error) if full else "".join(traceback.format_exception_only(error)).strip()
+        if full:
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        _record_outcome(job, place, "failed", message, explained=full)
         record.set("failed")
         return EXIT_FAILED
     record.set("finished")
