@@ -1,0 +1,18 @@
+"""The subcommands of ``pipeline``: one module each, all of the same shape.
+
+A module has ``SUMMARY``, one line for the list of commands; ``configure(parser)``, which adds its arguments; and
+``execute(arguments)``, which does it and returns the exit code. ``EPILOG``, if it has one, ends its help. What takes
+time to import is imported inside ``execute``, so that ``pipeline --help`` answers at once.
+"""
+
+COMMANDS: dict[str, str] = {
+    "run": "pipeline.commands.run",
+    "plan": "pipeline.commands.plan",
+    "audit": "pipeline.commands.audit",
+    "status": "pipeline.commands.status",
+    "graph": "pipeline.commands.graph",
+    "validate": "pipeline.commands.validate",
+    "slurm": "pipeline.commands.slurm",
+    "show": "pipeline.commands.show",
+}
+"""Command -> module, in the order of the list that ``pipeline --help`` shows."""

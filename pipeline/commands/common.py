@@ -1,0 +1,91 @@
+"""What several commands share: their arguments, the plan that they show, and how they are written down again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.programs import program
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+    from pipeline.recipe import Recipe
+
+RUNS = Path("runs")
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """``--runs``."""
+    parser.add_argument("--runs", type=Path, default=RUNS, metavar="DIR", help=f"where results are kept (./{RUNS})")
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """The recipe, ``--set`` and ``--runs``."""
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help="the YAML file")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change one value, e.g. stages.distill.steps=100 or data.train[0].weight=2 (repeatable)",
+    )
+    add_runs(parser)
+
+
+def add_json(parser: argparse.ArgumentParser, help_text: str = "machine-readable, alone on stdout") -> None:
+    """``--json``."""
+    parser.add_argument("--json", action="store_true", help=help_text)
+
+
+def load(arguments: argparse.Namespace) -> Recipe:
+    """The recipe that the arguments of ``add_recipe`` name.
+
+    Raises:
+        RecipeError: it is wrong; all problems at once.
+    """
+    from pipeline.loading import load_recipe
+
+    return load_recipe(arguments.recipe, arguments.overrides)
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """What the arguments of ``add_recipe`` and ``--force`` ask for, against what the store holds.
+
+    Raises:
+        RecipeError: the recipe is wrong or cannot be launched.
+    """
+    from pipeline import planner
+    from pipeline.launch_checks import check_recipe
+
+    recipe = load(arguments)
+    check_recipe(recipe)
+    return planner.make_plan(recipe, arguments.runs, arguments.force)
+
+
+def show_plan(plan: Plan) -> None:
+    """Print the table of ``plan`` and what of its recipe nothing reads."""
+    from pipeline.render import plan_table, print_table
+
+    print_table(plan_table(plan), sys.stdout)
+    for section in plan.recipe.unused:
+        print(f"note: no stage reads {section}")
+
+
+def print_json(value: Any) -> None:
+    """A value for programs, on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def command_line(command: str, arguments: argparse.Namespace, options: Sequence[str] = ()) -> str:
+    """The same command again, for people to paste; ``options`` are those beside ``--runs`` and ``--set``."""
+    words = [program("pipeline"), command, str(arguments.recipe)]
+    if arguments.runs != RUNS:
+        words += ["--runs", str(arguments.runs)]
+    words += [word for override in arguments.overrides for word in ("--set", override)]
+    return shlex.join([*words, *options])

@@ -1,0 +1,56 @@
+"""``pipeline run``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from pipeline.commands import plan as plan_command
+from pipeline.commands.common import add_recipe, command_line, make_plan, show_plan
+from pipeline.errors import EXIT_OK
+
+SUMMARY = "bring a recipe up to date: skip, resume or run each stage"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``run``."""
+    add_recipe(parser)
+    plan_command.add_selection(parser)
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Plan, run what is not up to date, and show the last report."""
+    if arguments.dry_run:
+        return plan_command.execute(argparse.Namespace(**vars(arguments), json=False, check=False))
+    plan = make_plan(arguments)
+    show_plan(plan)
+    from pipeline import runner
+    from pipeline.render import run_summary
+    from pipeline.tracking import Tracker, tracking_uri, ui_command
+
+    uri = tracking_uri()
+    started = time.monotonic()
+    tracker = Tracker(plan, uri=uri, warn=lambda line: print(line, file=sys.stderr)) if plan.pending else None
+    show = _show_line if plan.pending else _show_nothing
+    again = command_line("run", arguments, plan_command.selection_options(arguments))
+    result = runner.execute(plan, tracker=tracker, out=show, command=again)
+    if plan.pending:
+        made = sum(not stage.cached for stage in result.stages)
+        print(f"{made} of {len(result.stages)} stages were run in {time.monotonic() - started:.0f} s")
+    else:
+        print("everything is up to date")
+    for line in run_summary(plan):
+        print(line)
+    if result.mlflow_run_id:
+        print(f"MLflow run {result.mlflow_run_id}; to look at it:\n  {ui_command(uri)}")
+    return EXIT_OK
+
+
+def _show_line(line: str) -> None:
+    print(line, flush=True)
+
+
+def _show_nothing(line: str) -> None:
+    """When nothing runs, the plan has said everything."""
