@@ -235,9 +235,7 @@ def _assemble(
         specs[name] = StageSpec(
             name, header.uses, configs[name], inputs, resources.get(name, Resources()), ("stages", name)
         )
-    order = graph.in_order(
-        {name: [other for names in spec.inputs.values() for other in names] for name, spec in specs.items()}
-    )
+    order = graph.in_order({name: list(spec.upstream) for name, spec in specs.items()})
     origins = dict(source.origins)
     for name, config in configs.items():
         if "seed" in type(config).model_fields and ("seed",) in origins:

@@ -24,11 +24,12 @@ class State(StrEnum):
 
 
 class Action(StrEnum):
-    """What a run will do with a stage."""
+    """What a run will do with a stage; ``leave``: it is not up to date, and was not selected."""
 
     SKIP = "skip"
     RUN = "run"
     RESUME = "resume"
+    LEAVE = "leave"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class PlannedStage:
         resources: how to launch it; never part of the key.
         state, action, reason: what is there, what will be done, and why, for a person.
         forced: run it even if its result turns out to be up to date.
+        restarted: discard what an interrupted attempt left to go on from.
     """
 
     name: str
@@ -58,6 +60,7 @@ class PlannedStage:
     action: Action
     reason: str
     forced: bool = False
+    restarted: bool = False
 
     @property
     def upstream(self) -> tuple[str, ...]:
@@ -85,4 +88,4 @@ class Plan:
     @property
     def pending(self) -> tuple[PlannedStage, ...]:
         """The stages that would run."""
-        return tuple(stage for stage in self.stages if stage.action is not Action.SKIP)
+        return tuple(stage for stage in self.stages if stage.action in (Action.RUN, Action.RESUME))

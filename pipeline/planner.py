@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from pipeline.loading import fill_section
 from pipeline.locks import describe_holder
 from pipeline.pinning import Pinned, pin
 from pipeline.plan import Action, Plan, PlannedStage, State
-from pipeline.problems import unknown_name
 from pipeline.reasons import input_changes, key_changes
 from pipeline.recipe import Recipe, StageSpec
+from pipeline.request import Request, selected
 from pipeline.store import Done, Entry, Store
 from stages import load_stage
 
@@ -31,36 +31,54 @@ class Verdict(NamedTuple):
 
 MISSING = Verdict(State.MISSING, Action.RUN, "missing")
 
+ALL = Request()
 
-def make_plan(recipe: Recipe, runs: Path, force: Collection[str] = ()) -> Plan:
+NOT_SELECTED = "not selected; "
+
+_PENDING = {
+    Action.RUN: "upstream {} re-runs",
+    Action.RESUME: "upstream {} re-runs",
+    Action.LEAVE: "upstream {} is not up to date",
+}
+
+
+def make_plan(recipe: Recipe, runs: Path, request: Request = ALL) -> Plan:
     """Compare the recipe with what the store holds. Writes nothing but a memo of file digests.
 
     Args:
         recipe: what is wanted.
         runs: the directory of all runs and of their store.
-        force: stages to run even if they are up to date.
+        request: which stages, and which of them even if they are up to date.
 
     Raises:
-        RecipeError: ``force`` names no stage, or references lead nowhere (all of them are named).
+        RecipeError: ``request`` names no stage, or selects one that needs what is not there and not selected; or
+            references lead nowhere. All problems are named.
         StoreError: the store is damaged.
     """
-    _check_names(force, recipe)
+    chosen = selected(request, {name: spec.upstream for name, spec in recipe.stages.items()})
     pinned = pin(recipe, runs / "fingerprints.json")
     ingredients, keys = _all_keys(recipe, pinned)
-    forced_keys = {keys[name] for name in force}
+    forced_keys = {keys[name] for name in (chosen if request.force_all else request.force)}
+    restarted_keys = {keys[name] for name in request.restart}
     store = Store(runs / "store")
     results: dict[str, Done | None] = {}
     planned: dict[str, PlannedStage] = {}
     for name, spec in recipe.stages.items():
         entry = store.entry(spec.uses, keys[name])
-        upstream = {other: planned[other] for names in spec.inputs.values() for other in names}
-        pending = [other for other, stage in upstream.items() if stage.action is not Action.SKIP]
+        upstream = {other: planned[other] for other in spec.upstream}
+        pending = [
+            _PENDING[stage.action].format(other) for other, stage in upstream.items() if stage.action in _PENDING
+        ]
         verdict = judge(entry, {other: results[other] for other in upstream}, pending, recipe.name)
         if verdict == MISSING:
             previous = Entry(runs / recipe.name / "stages" / name, keys[name]).ingredients()
             verdict = verdict._replace(reason=_why_missing(spec, previous, ingredients[name], upstream))
+        if keys[name] in restarted_keys:
+            verdict = _restarted(verdict)
         if keys[name] in forced_keys:
             verdict = _forced(verdict)
+        if name not in chosen and verdict.action is not Action.SKIP:
+            verdict = verdict._replace(action=Action.LEAVE, reason=NOT_SELECTED + verdict.reason)
         results[name] = entry.done()
         planned[name] = PlannedStage(
             name=name,
@@ -71,8 +89,10 @@ def make_plan(recipe: Recipe, runs: Path, force: Collection[str] = ()) -> Plan:
             ingredients=ingredients[name],
             resources=spec.resources,
             forced=keys[name] in forced_keys,
+            restarted=keys[name] in restarted_keys,
             **verdict._asdict(),
         )
+    _check_needs(planned)
     return Plan(_pinned_recipe(recipe, pinned), runs, tuple(planned.values()))
 
 
@@ -82,7 +102,7 @@ def judge(entry: Entry, upstream: Mapping[str, Done | None], pending: Sequence[s
     Args:
         entry: its place in the store.
         upstream: the results that it would read now, by stage name.
-        pending: those upstream stages that will run first.
+        pending: what is to be said of those upstream stages that are not up to date.
         run: the name of the run, to tell its own results from those of others.
     """
     done = entry.done()
@@ -108,7 +128,7 @@ def judge(entry: Entry, upstream: Mapping[str, Done | None], pending: Sequence[s
 
 def _judge_result(done: Done, upstream: Mapping[str, Done | None], pending: Sequence[str], run: str) -> Verdict:
     if pending:
-        return Verdict(State.STALE, Action.RUN, ", ".join(f"upstream {name} re-runs" for name in pending))
+        return Verdict(State.STALE, Action.RUN, ", ".join(pending))
     used = set(done.upstream.values())
     # Compared without names: another recipe may have made this result from stages that it calls differently.
     renewed = [name for name, result in upstream.items() if result is None or result.result_id not in used]
@@ -117,12 +137,18 @@ def _judge_result(done: Done, upstream: Mapping[str, Done | None], pending: Sequ
     return Verdict(State.FRESH, Action.SKIP, "fresh" if done.run == run else f"fresh (made by run {done.run})")
 
 
-def _check_names(force: Collection[str], recipe: Recipe) -> None:
-    wrong = [name for name in force if name not in recipe.stages]
-    if wrong:
-        raise RecipeError(
-            [f"--force {name}: no stage is called {name!r}{unknown_name(name, list(recipe.stages))}" for name in wrong]
-        )
+def _check_needs(planned: Mapping[str, PlannedStage]) -> None:
+    """Refuse to run what needs something that is neither there nor selected: it would have to run unasked."""
+    problems = [
+        f"{name} needs {other}, which is neither selected nor up to date "
+        f"({planned[other].reason.removeprefix(NOT_SELECTED)}); make it first with --until {other}, or select it too"
+        for name, stage in planned.items()
+        if stage.action in (Action.RUN, Action.RESUME)
+        for other in stage.upstream
+        if planned[other].action is Action.LEAVE
+    ]
+    if problems:
+        raise RecipeError(problems)
 
 
 def _all_keys(recipe: Recipe, pinned: Mapping[str, Pinned]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
@@ -145,6 +171,13 @@ def _forced(verdict: Verdict) -> Verdict:
     if verdict.action is Action.SKIP:
         return verdict._replace(action=Action.RUN, reason="forced")
     return verdict._replace(reason=f"forced; {verdict.reason}")
+
+
+def _restarted(verdict: Verdict) -> Verdict:
+    """Begin anew what would be gone on with."""
+    if verdict.action is Action.RESUME:
+        return verdict._replace(action=Action.RUN, reason=f"{verdict.reason.split(' → ')[0]}; begun anew")
+    return verdict
 
 
 def _why_missing(

@@ -61,6 +61,11 @@ def begin_attempt(entry: Entry, ingredients: Mapping[str, Any], upstream: Mappin
     return attempt
 
 
+def discard_work(entry: Entry) -> None:
+    """Forget what earlier attempts left to go on from."""
+    shutil.rmtree(entry.work, ignore_errors=True)
+
+
 def _inputs_of(work: Path) -> list[str] | None:
     """The result ids that ``work`` was begun with; None if that is not known."""
     try:

@@ -177,6 +177,12 @@ class Resources(Section):
         """``threads``, or an equal share of the cores that this process may use."""
         return self.threads or max(1, _usable_cores() // (self.processes or 1))
 
+    def shared_by(self, jobs: int) -> Resources:
+        """The same with an equal share of the cores, if so many stages may run at the same time."""
+        if jobs == 1 or self.threads is not None or self.launcher != "local":
+            return self
+        return self.model_copy(update={"threads": max(1, _usable_cores() // jobs)})
+
     def located(self, directory: Path) -> Resources:
         """The same with paths that do not depend on where the recipe is; they are relative to ``directory``."""
         files = {name: getattr(self, name) for name in ("hostfile", "accelerate_config", "deepspeed")}
@@ -249,6 +255,11 @@ class StageSpec:
     resources: Resources
     section: Location
     option: str | None = None
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Names of all upstream stages, each once."""
+        return tuple(dict.fromkeys(name for names in self.inputs.values() for name in names))
 
     def place(self, location: Location) -> Location:
         """Where the recipe gives what stands at ``location`` of ``config``."""

@@ -15,6 +15,7 @@ from rich.text import Text
 from pipeline.plan import Action, Plan, PlannedStage, State
 from pipeline.problems import Location, dotted, leaves
 from pipeline.recipe import Recipe
+from pipeline.request import SOURCES
 from pipeline.store import Store
 from pipeline.supervise import duration
 from pipeline.yaml_source import Origin
@@ -46,7 +47,8 @@ def plan_table(plan: Plan) -> Table:
     """One line a stage: its state, what will be done, and why."""
     table = Table("stage", "state", "action", "reason", "key", box=None, header_style="bold", padding=(0, 1))
     for stage in plan.stages:
-        action = Text(stage.action.value, style="" if stage.action is Action.SKIP else "bold")
+        idle = stage.action in (Action.SKIP, Action.LEAVE)
+        action = Text(stage.action.value, style="" if idle else "bold")
         key = Text(stage.key[:_KEY_DIGITS], style="dim")
         table.add_row(Text(stage.name), _state(stage.state), action, Text(stage.reason), key)
     return table
@@ -165,7 +167,7 @@ def _origin(location: Location, origins: Mapping[Location, Origin]) -> Origin | 
 
 def run_summary(plan: Plan) -> list[str]:
     """What a finished run has to show: the table of its last report, and where its models are."""
-    own = [stage for stage in plan.stages if not stage.name.startswith("sources/")]
+    own = [stage for stage in plan.stages if not stage.name.startswith(SOURCES) and stage.action is not Action.LEAVE]
     reports = [stage.name for stage in own if issubclass(load_stage(stage.uses).output, ReportArtifact)]
     models = [stage.name for stage in own if issubclass(load_stage(stage.uses).output, ModelArtifact)]
     lines = []

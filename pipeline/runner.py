@@ -23,6 +23,7 @@ from pipeline.errors import Interrupted, Killed, Locked, StageFailed
 from pipeline.launchers.worker import JOB_FILE
 from pipeline.locks import FileLock, describe_holder
 from pipeline.plan import Action, Plan, PlannedStage
+from pipeline.schedule import Schedule
 from pipeline.store import Attempt, Done, Entry, Store, StoreError
 from pipeline.supervise import StopSignals, Watch, duration
 from stages import STAGES, load_stage
@@ -65,18 +66,22 @@ def execute(
     tracker: Tracker | None = None,
     out: Callable[[str], None] = print,
     command: str | None = None,
+    jobs: int = 1,
+    keep_going: bool = False,
 ) -> RunResult:
-    """Bring every stage of ``plan`` up to date.
+    """Bring every selected stage of ``plan`` up to date.
 
     Args:
         plan: what to do.
         tracker: records the run in MLflow; None tracks nothing.
         out: prints one line for a person.
         command: the command line that continues this run, for messages; None for the plain ``pipeline run``.
+        jobs: how many stages may run at the same time; the cores are divided among them.
+        keep_going: when a stage fails, go on with those that do not need it.
 
     Raises:
         Locked: another process is at work on this run.
-        StageFailed: a stage failed; the message is the whole report.
+        StageFailed: a stage failed; the message is the whole report, of all that failed.
         Interrupted: the run was asked to stop and can be continued.
         Killed: a second Ctrl-C ended the stage.
         StoreError: the store is damaged, or does not hold what the plan relies on.
@@ -87,10 +92,11 @@ def execute(
     command = command or shlex.join(["pipeline", "run", str(plan.recipe.path), "--runs", str(plan.runs)])
     with _run_lock(plan) as lock, StopSignals() as stop:
         _record_recipe(plan)
-        run = _Run(plan, Store(plan.runs / "store"), lock, stop, tracker if plan.pending else None, out, command)
+        tracker = tracker if plan.pending else None
+        run = _Run(plan, Store(plan.runs / "store"), lock, stop, tracker, out, command, jobs)
         with run.tracker or nullcontext(), durable.disk_full_explained("the run", plan.runs):
-            results = tuple(run.bring_up_to_date(stage) for stage in plan.stages)
-        return RunResult(results, run.tracker.run_id if run.tracker else None)
+            results = Schedule(plan.stages, run.bring_up_to_date, jobs, keep_going).run()
+        return RunResult(tuple(results), run.tracker.run_id if run.tracker else None)
 
 
 def _run_lock(plan: Plan) -> FileLock:
@@ -121,6 +127,7 @@ class _Run:
     tracker: Tracker | None
     out: Callable[[str], None]
     command: str
+    jobs: int = 1
     results: dict[str, Done] = field(default_factory=dict)
     made: set[str] = field(default_factory=set)
 
@@ -169,6 +176,8 @@ class _Run:
             Locked: ranks of an earlier attempt live on where they cannot be ended from here.
         """
         orphans.end(entry, stage.resources.grace_seconds, self._raise_if_stopped, self.out)
+        if stage.restarted:
+            publish.discard_work(entry)
         attempt = publish.begin_attempt(entry, stage.ingredients, self._upstream(stage))
         resume_point = entry.resume_point()
         going_on = f", going on from {resume_point}" if resume_point else ""
@@ -204,7 +213,7 @@ class _Run:
 
     def _launch(self, stage: PlannedStage, entry: Entry, attempt: Attempt, stage_lock: FileLock) -> Watch:
         job = attempt.path.resolve() / JOB_FILE
-        resources = launch.settled(stage.resources)
+        resources = launch.settled(stage.resources.shared_by(self.jobs))
         durable.write_json(job, self._job(stage, entry, attempt) | {"resources": resources.model_dump(mode="json")})
         locks = (self.lock.descriptor, stage_lock.descriptor)
         built = launch.build(job, resources)

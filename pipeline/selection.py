@@ -17,7 +17,7 @@ def only(recipe: Recipe, stage: str, name: str) -> Recipe:
     wanted = {stage}
     for candidate, spec in reversed(recipe.stages.items()):
         if candidate in wanted:
-            wanted.update(other for others in spec.inputs.values() for other in others)
+            wanted.update(spec.upstream)
     stages = {other: spec for other, spec in recipe.stages.items() if other in wanted}
     values: dict[str, Any] = {"name": name, "seed": recipe.seed}
     for other, spec in stages.items():

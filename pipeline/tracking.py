@@ -69,7 +69,8 @@ class Tracker:
         self._warn = warn
         self._queue: queue.Queue[Callable[[_Session], None] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
-        self._metrics: tuple[PlannedStage, Tail] | None = None
+        self._metrics: dict[str, tuple[PlannedStage, Tail]] = {}
+        self._forwarding = threading.Lock()  # stages may run side by side, each watched by a thread
         self._polled = 0.0
 
     def __enter__(self) -> Tracker:
@@ -94,7 +95,7 @@ class Tracker:
 
     def stage_started(self, stage: PlannedStage, attempt: Attempt) -> None:
         """An attempt was launched; its ``metrics.jsonl`` is followed until ``stage_ended``."""
-        self._metrics = stage, Tail(attempt.path / "metrics.jsonl")
+        self._metrics[stage.name] = stage, Tail(attempt.path / "metrics.jsonl")
         self._submit(lambda session: session.open_child(stage, attempt.number))
 
     def poll(self) -> None:
@@ -106,17 +107,16 @@ class Tracker:
     def stage_ended(self, stage: PlannedStage, state: str, entry: Entry) -> None:
         """The attempt ended as ``finished``, ``interrupted`` or ``failed``."""
         self._forward_metrics()
-        self._metrics = None
+        del self._metrics[stage.name]
         self._submit(lambda session: session.close_child(stage, _STATUS[state]))
         if state == "finished":
             self._submit(lambda session: session.record_result(stage, entry, cached=False))
 
     def _forward_metrics(self) -> None:
-        if self._metrics is None:
-            return
-        stage, tail = self._metrics
-        if lines := tail.lines():
-            self._submit(lambda session: session.log_curves(stage, [json.loads(line) for line in lines]))
+        with self._forwarding:
+            for stage, tail in list(self._metrics.values()):
+                if lines := tail.lines():
+                    self._submit(functools.partial(_log_lines, stage=stage, lines=lines))
 
     def _submit(self, operation: Callable[[_Session], None]) -> None:
         if self._thread is None:
@@ -136,6 +136,10 @@ class Tracker:
             self._warn(f"MLflow tracking at {self.uri} stopped, the run goes on without it: {cause}")
             while self._queue.get():
                 continue
+
+
+def _log_lines(session: _Session, stage: PlannedStage, lines: list[str]) -> None:
+    session.log_curves(stage, [json.loads(line) for line in lines])
 
 
 class _Session:

@@ -15,6 +15,7 @@ from pipeline.programs import program
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.recipe import Recipe
+    from pipeline.request import Request
 
 RUNS = Path("runs")
 
@@ -43,6 +44,30 @@ def add_json(parser: argparse.ArgumentParser, help_text: str = "machine-readable
     parser.add_argument("--json", action="store_true", help=help_text)
 
 
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Which stages: what ``request`` reads."""
+    options = {
+        "--from": ("start", "this stage and what follows it"),
+        "--until": ("until", "this stage and what it needs; with --from, what lies between"),
+        "--only": ("only", "this stage alone; refused if what it needs is not up to date"),
+        "--force": ("force", "run it even if up to date"),
+        "--restart": ("restart", "begin it anew: discard what an interrupted attempt saved"),
+    }
+    for option, (name, help_text) in options.items():
+        parser.add_argument(
+            option, dest=name, action="append", default=[], metavar="STAGE", help=f"{help_text} (repeatable)"
+        )
+    parser.add_argument("--force-all", action="store_true", help="run every selected stage even if up to date")
+
+
+def request(arguments: argparse.Namespace) -> Request:
+    """What the arguments of ``add_selection`` ask for."""
+    from pipeline.request import Request
+
+    names = {name: tuple(getattr(arguments, name)) for name in ("start", "until", "only", "force", "restart")}
+    return Request(**names, force_all=arguments.force_all)
+
+
 def load(arguments: argparse.Namespace) -> Recipe:
     """The recipe that the arguments of ``add_recipe`` name.
 
@@ -55,7 +80,7 @@ def load(arguments: argparse.Namespace) -> Recipe:
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
-    """What the arguments of ``add_recipe`` and ``--force`` ask for, against what the store holds.
+    """What the arguments of ``add_recipe`` and ``add_selection`` ask for, against what the store holds.
 
     Raises:
         RecipeError: the recipe is wrong or cannot be launched.
@@ -65,7 +90,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
     recipe = load(arguments)
     check_recipe(recipe)
-    return planner.make_plan(recipe, arguments.runs, arguments.force)
+    return planner.make_plan(recipe, arguments.runs, request(arguments))
 
 
 def show_plan(plan: Plan) -> None:

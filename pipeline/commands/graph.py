@@ -21,9 +21,6 @@ def execute(arguments: argparse.Namespace) -> int:
     from pipeline.graph import render
 
     stages = load(arguments).stages
-    edges = {
-        name: list(dict.fromkeys(other for names in spec.inputs.values() for other in names))
-        for name, spec in stages.items()
-    }
+    edges = {name: list(spec.upstream) for name, spec in stages.items()}
     print(render(edges, {name: spec.uses for name, spec in stages.items()}, arguments.format))
     return EXIT_OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.commands.common import add_json, add_recipe, make_plan, print_json, show_plan
+from pipeline.commands.common import add_json, add_recipe, add_selection, make_plan, print_json, show_plan
 from pipeline.errors import EXIT_OK, EXIT_WORK_PENDING
 
 SUMMARY = "show what `run` would do, and why"
@@ -16,18 +16,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_selection(parser)
     parser.add_argument("--check", action="store_true", help=f"exit with {EXIT_WORK_PENDING} if anything would run")
     add_json(parser)
-
-
-def add_selection(parser: argparse.ArgumentParser) -> None:
-    """Which stages: the same for ``plan`` and ``run``."""
-    parser.add_argument(
-        "--force", action="append", default=[], metavar="STAGE", help="run it even if up to date (repeatable)"
-    )
-
-
-def selection_options(arguments: argparse.Namespace) -> list[str]:
-    """What ``add_selection`` parsed, as it was written."""
-    return [word for stage in arguments.force for word in ("--force", stage)]
 
 
 def execute(arguments: argparse.Namespace) -> int:

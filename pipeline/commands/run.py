@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 
 from pipeline.commands import plan as plan_command
-from pipeline.commands.common import add_recipe, command_line, make_plan, show_plan
+from pipeline.commands.common import add_recipe, add_selection, command_line, make_plan, request, show_plan
 from pipeline.errors import EXIT_OK
 
 SUMMARY = "bring a recipe up to date: skip, resume or run each stage"
@@ -16,7 +17,13 @@ SUMMARY = "bring a recipe up to date: skip, resume or run each stage"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``run``."""
     add_recipe(parser)
-    plan_command.add_selection(parser)
+    add_selection(parser)
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="run up to N stages that do not need each other at once"
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="when a stage fails, go on with those that do not need it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
@@ -34,8 +41,10 @@ def execute(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     tracker = Tracker(plan, uri=uri, warn=lambda line: print(line, file=sys.stderr)) if plan.pending else None
     show = _show_line if plan.pending else _show_nothing
-    again = command_line("run", arguments, plan_command.selection_options(arguments))
-    result = runner.execute(plan, tracker=tracker, out=show, command=again)
+    again = command_line("run", arguments, _options(arguments))
+    result = runner.execute(
+        plan, tracker=tracker, out=show, command=again, jobs=arguments.jobs, keep_going=arguments.keep_going
+    )
     if plan.pending:
         made = sum(not stage.cached for stage in result.stages)
         print(f"{made} of {len(result.stages)} stages were run in {time.monotonic() - started:.0f} s")
@@ -46,6 +55,20 @@ def execute(arguments: argparse.Namespace) -> int:
     if result.mlflow_run_id:
         print(f"MLflow run {result.mlflow_run_id}; to look at it:\n  {ui_command(uri)}")
     return EXIT_OK
+
+
+def _options(arguments: argparse.Namespace) -> list[str]:
+    """What goes on where this run stopped: without --restart, which would discard what it saves."""
+    going_on = replace(request(arguments), restart=())
+    jobs = ["--jobs", str(arguments.jobs)] if arguments.jobs > 1 else []
+    return [*going_on.options(), *jobs, *(["--keep-going"] if arguments.keep_going else [])]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"at least 1, not {value}")
+    return value
 
 
 def _show_line(line: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from pipeline.loading import load_recipe
 from pipeline.locks import FileLock
 from pipeline.plan import Action, Plan, PlannedStage, State
 from pipeline.planner import make_plan
+from pipeline.request import Request
 from pipeline.store import Entry, Store
 from stages import STAGES
 from stages.artifacts import Artifact
@@ -81,10 +83,10 @@ class Workplace:
         (path / "a.txt").write_text("a")
         (path / "b.txt").write_text("b")
 
-    def plan(self, *overrides: str, recipe: dict = RECIPE, force: tuple[str, ...] = ()) -> Plan:
+    def plan(self, *overrides: str, recipe: dict = RECIPE, **request: Any) -> Plan:
         file = self.path / "recipe.yaml"
         file.write_text(yaml.safe_dump(recipe, sort_keys=False))
-        return make_plan(load_recipe(file, overrides), self.path / "runs", force)
+        return make_plan(load_recipe(file, overrides), self.path / "runs", Request(**request))
 
     def entry(self, stage: PlannedStage) -> Entry:
         return Store(self.path / "runs" / "store").entry(stage.uses, stage.key)
@@ -243,6 +245,58 @@ def test_forced_stage_runs_and_makes_what_follows_stale(place):
 def test_unknown_forced_stage_is_refused(place):
     with pytest.raises(RecipeError, match=r"--force copi: no stage is called 'copi' \(did you mean 'copy'\?\)"):
         place.plan(force=("copi",))
+
+
+def actions(plan: Plan) -> dict[str, str]:
+    return {stage.name: stage.action.value for stage in plan.stages}
+
+
+def test_only_what_is_selected_runs(place):
+    plan = place.plan(until=("copy",))
+    assert actions(plan) == {"left": "run", "copy": "run", "right": "leave", "join": "leave"}
+    assert plan.stage("join").reason == "not selected; missing"
+    assert [stage.name for stage in plan.pending] == ["left", "copy"]
+
+
+def test_what_a_selected_stage_needs_must_be_there(place):
+    with pytest.raises(RecipeError) as error:
+        place.plan(start=("join",))
+    assert error.value.problems == [
+        "join needs copy, which is neither selected nor up to date (missing); make it first with --until copy, or "
+        "select it too",
+        "join needs right, which is neither selected nor up to date (missing); make it first with --until right, or "
+        "select it too",
+    ]
+    place.make(place.plan(), "left", "copy", "right")
+    assert actions(place.plan(only=("join",))) == {"left": "skip", "right": "skip", "copy": "skip", "join": "run"}
+
+
+def test_what_follows_a_stage_that_was_left_is_not_called_made_anew(place):
+    place.make(place.plan())
+    plan = place.plan("stages.left.options.x=5", only=("right",), force=("right",))
+    assert plan.stage("right").action is Action.RUN
+    assert plan.stage("copy").reason.startswith("not selected; ")
+    assert actions(plan)["join"] == "leave"
+
+
+def test_all_that_is_selected_can_be_forced(place):
+    place.make(place.plan())
+    assert actions(place.plan(until=("copy",), force_all=True)) == {
+        "left": "run", "copy": "run", "right": "skip", "join": "leave",
+    }  # fmt: skip
+
+
+def test_a_restarted_stage_begins_anew(place):
+    plan = place.plan()
+    entry = place.entry(plan.stage("left"))
+    attempt = publish.begin_attempt(entry, plan.stage("left").ingredients)
+    (attempt.path / "status.json").write_text(json.dumps({"state": "interrupted"}))
+    checkpoint = entry.work / "ckpt" / "step-70"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "COMPLETE.json").write_text("{}")
+    assert left_verdict(place) == (State.INTERRUPTED, Action.RESUME, "interrupted at step 70 → resume")
+    again = place.plan(restart=("left",)).stage("left")
+    assert (again.action, again.reason, again.restarted) == (Action.RUN, "interrupted at step 70; begun anew", True)
 
 
 def test_upstream_made_anew_under_the_same_key_makes_stale(place):

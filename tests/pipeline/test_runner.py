@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -319,3 +320,13 @@ def test_a_silent_stage_is_still_heard_of(store: Store, monkeypatch: pytest.Monk
     _, lines = run(store, planned(store, "slow", "count", {"steps": 2, "seconds": 0.8}))
     between = lines[lines.index("slow: step 1/2") : lines.index("slow: step 2/2")]
     assert any(line.endswith(" s, step 1/2") for line in between)
+
+
+def test_a_restarted_stage_discards_what_was_saved(store: Store) -> None:
+    stage = planned(store, "count", "count", {"steps": 3})
+    saved = entry_of(store, stage).work / "ckpt" / "step-2" / "COMPLETE.json"
+    saved.parent.mkdir(parents=True)
+    saved.write_text(json.dumps({"step": 2, "total": 100}))
+    (entry_of(store, stage).work / "inputs.json").write_text("[]")
+    run(store, replace(stage, restarted=True))
+    assert (entry_of(store, stage).out / "text.txt").read_text() == "6", "not 103, which goes on from the 100"
