@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pipeline import provenance
 from pipeline.errors import RecipeError
 from pipeline.keys import cache_key, key_ingredients
 from pipeline.loading import fill_section
@@ -16,7 +17,7 @@ from pipeline.pinning import Pinned, pin
 from pipeline.plan import Action, Plan, PlannedStage, State
 from pipeline.reasons import input_changes, key_changes
 from pipeline.recipe import Recipe, StageSpec
-from pipeline.request import Request, selected
+from pipeline.request import OnCodeChange, Request, selected
 from pipeline.store import Done, Entry, Store
 from stages import load_stage
 
@@ -34,6 +35,10 @@ MISSING = Verdict(State.MISSING, Action.RUN, "missing")
 ALL = Request()
 
 NOT_SELECTED = "not selected; "
+
+NOT_A_TRIGGER = "not a trigger"
+
+_CODE_DIGITS = 5
 
 _PENDING = {
     Action.RUN: "upstream {} re-runs",
@@ -73,6 +78,7 @@ def make_plan(recipe: Recipe, runs: Path, request: Request = ALL) -> Plan:
         if verdict == MISSING:
             previous = Entry(runs / recipe.name / "stages" / name, keys[name]).ingredients()
             verdict = verdict._replace(reason=_why_missing(spec, previous, ingredients[name], upstream))
+        verdict = _code_judged(verdict, entry.done(), request.on_code_change, name in chosen)
         if keys[name] in restarted_keys:
             verdict = _restarted(verdict)
         if keys[name] in forced_keys:
@@ -93,6 +99,7 @@ def make_plan(recipe: Recipe, runs: Path, request: Request = ALL) -> Plan:
             **verdict._asdict(),
         )
     _check_needs(planned)
+    _check_code(planned, request)
     return Plan(_pinned_recipe(recipe, pinned), runs, tuple(planned.values()))
 
 
@@ -164,6 +171,26 @@ def _all_keys(recipe: Recipe, pinned: Mapping[str, Pinned]) -> tuple[dict[str, d
         ingredients[name] = key_ingredients(spec.uses, stage.VERSION, pinned[name].params, inputs)
         keys[name] = cache_key(ingredients[name])
     return ingredients, keys
+
+
+def _code_judged(verdict: Verdict, done: Done | None, policy: OnCodeChange, chosen: bool) -> Verdict:
+    """Say of a fresh result that other code made it, and make it anew if that is wanted (R5)."""
+    now = provenance.code_digest()
+    if verdict.action is not Action.SKIP or done is None or done.code in (None, now):
+        return verdict
+    change = f"code changed {done.code[:_CODE_DIGITS]} → {now[:_CODE_DIGITS]}"
+    if policy == "rerun" and chosen:
+        return Verdict(State.STALE, Action.RUN, change)
+    return verdict._replace(reason=f"{verdict.reason}; {change}, {NOT_A_TRIGGER}")
+
+
+def _check_code(planned: Mapping[str, PlannedStage], request: Request) -> None:
+    changed = [name for name, stage in planned.items() if stage.reason.endswith(NOT_A_TRIGGER)]
+    if changed and request.on_code_change == "error":
+        raise RecipeError(
+            f"--on-code-change error: other code than this made {', '.join(changed)}; make them anew with "
+            "--on-code-change rerun"
+        )
 
 
 def _forced(verdict: Verdict) -> Verdict:

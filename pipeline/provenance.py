@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -10,6 +11,11 @@ from pathlib import Path
 
 PACKAGES = ("tokenferry", "torch", "transformers", "tokenizers", "safetensors", "deepspeed", "numpy")
 """The packages whose version can change a result."""
+
+CODE = ("alignment", "losses", "stages")
+"""Our own packages that can change a result; ``pipeline`` only says what runs."""
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 @functools.cache
@@ -25,13 +31,23 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
+def code_digest() -> str:
+    """sha256 hex of the source of everything that stages run: the packages of ``CODE``, without their tests."""
+    digest = hashlib.sha256()
+    for package in CODE:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(_ROOT).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@functools.cache
 def git_state() -> tuple[str | None, bool | None]:
     """Commit of the checkout that this code runs from and whether it has changes; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
+    if not (_ROOT / ".git").exists():
         return None, None
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain")
+    commit = _git(_ROOT, "rev-parse", "HEAD")
+    changes = _git(_ROOT, "status", "--porcelain")
     return commit, None if changes is None else bool(changes)
 
 

@@ -127,6 +127,7 @@ def publish(
             versions=provenance.versions(),
             git_commit=commit,
             git_dirty=dirty,
+            code=provenance.code_digest(),
         )
         os.rename(partial, entry.output_directory(number))
         durable.sync(entry.path)

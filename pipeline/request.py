@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.errors import RecipeError
 from pipeline.problems import unknown_name
 
 SOURCES = "sources/"
 """Stages whose name begins so bring in what the recipe's ``models`` and ``data`` name; they go with their readers."""
+
+
+OnCodeChange = Literal["warn", "rerun", "error"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class Request:
         force: run these even if they are up to date.
         force_all: run all that were selected.
         restart: begin these anew: what an interrupted attempt left to go on from is discarded.
+        on_code_change: what to do about a result that other code than this made. ``warn`` says so and keeps it: a
+            stage's VERSION is what tells that results would differ (R5).
     """
 
     start: tuple[str, ...] = ()
@@ -31,13 +37,15 @@ class Request:
     force: tuple[str, ...] = ()
     force_all: bool = False
     restart: tuple[str, ...] = ()
+    on_code_change: OnCodeChange = "warn"
 
     def options(self) -> list[str]:
         """The same on a command line."""
         named = {"--from": self.start, "--until": self.until, "--only": self.only}
         named |= {"--force": self.force, "--restart": self.restart}
         words = [word for option, names in named.items() for name in names for word in (option, name)]
-        return [*words, *(["--force-all"] if self.force_all else [])]
+        words += ["--force-all"] if self.force_all else []
+        return words + ([] if self.on_code_change == "warn" else ["--on-code-change", self.on_code_change])
 
 
 def selected(request: Request, upstream: Mapping[str, Collection[str]]) -> set[str]:

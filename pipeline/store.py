@@ -50,6 +50,7 @@ class Done:
         metrics: the artifact's final numbers (its ``metrics.json``), empty if it has none.
         versions: package name -> version.
         git_commit, git_dirty: the source tree, None outside a git checkout.
+        code: sha256 of the source of the stages; None if it was made before that was recorded.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Done:
     versions: Mapping[str, str]
     git_commit: str | None
     git_dirty: bool | None
+    code: str | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Done:
@@ -73,7 +75,8 @@ class Done:
         Raises:
             KeyError, TypeError: a field is missing or malformed.
         """
-        values = {field.name: record[field.name] for field in fields(cls)}
+        values = {field.name: record[field.name] for field in fields(cls) if field.name != "code"}
+        values["code"] = record.get("code")
         values["manifest"] = tuple(FileRecord(**file) for file in record["manifest"])
         return cls(**values)
 

@@ -57,6 +57,12 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option, dest=name, action="append", default=[], metavar="STAGE", help=f"{help_text} (repeatable)"
         )
+    parser.add_argument(
+        "--on-code-change",
+        choices=("warn", "rerun", "error"),
+        default="warn",
+        help="what to do about results that other code than this made (warn: say so and keep them)",
+    )
     parser.add_argument("--force-all", action="store_true", help="run every selected stage even if up to date")
 
 
@@ -65,7 +71,7 @@ def request(arguments: argparse.Namespace) -> Request:
     from pipeline.request import Request
 
     names = {name: tuple(getattr(arguments, name)) for name in ("start", "until", "only", "force", "restart")}
-    return Request(**names, force_all=arguments.force_all)
+    return Request(**names, force_all=arguments.force_all, on_code_change=arguments.on_code_change)
 
 
 def load(arguments: argparse.Namespace) -> Recipe:

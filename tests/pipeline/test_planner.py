@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import publish
+from pipeline import provenance, publish
 from pipeline.errors import RecipeError
 from pipeline.loading import load_recipe
 from pipeline.locks import FileLock
@@ -384,3 +384,45 @@ def test_the_kept_recipe_makes_the_same_plan_from_elsewhere(place, tmp_path):
     kept.write_text(yaml.safe_dump(dict(plan.recipe.resolved)))
     assert keys(make_plan(load_recipe(kept), tmp_path / "runs")) == keys(plan)
     assert plan.stage("left").config.file == str(tmp_path / "a.txt")
+
+
+def test_results_of_other_code_are_kept_and_said_so_unless_that_is_not_wanted(place, monkeypatch):
+    monkeypatch.setattr(provenance, "code_digest", lambda: "abc12" + "0" * 59)
+    place.make(place.plan(), "left", "right")
+    monkeypatch.setattr(provenance, "code_digest", lambda: "def34" + "0" * 59)
+    place.make(place.plan(), "copy", "join")
+    plan = place.plan()
+    assert plan.pending == ()
+    assert plan.stage("left").reason == "fresh; code changed abc12 → def34, not a trigger"
+    assert plan.stage("copy").reason == "fresh"
+    assert reasons(place.plan(on_code_change="rerun")) == {
+        "left": "code changed abc12 → def34",
+        "right": "code changed abc12 → def34",
+        "copy": "upstream left re-runs",
+        "join": "upstream copy re-runs, upstream right re-runs",
+    }
+    with pytest.raises(RecipeError, match="other code than this made left, right; make them anew with"):
+        place.plan(on_code_change="error")
+
+
+def test_a_result_of_before_code_was_recorded_is_read(place):
+    place.make(place.plan())
+    done = place.entry(place.plan().stage("left")).done_path
+    record = json.loads(done.read_text())
+    assert record.pop("code") == provenance.code_digest()
+    done.write_text(json.dumps(record))
+    assert place.plan().pending == ()
+
+
+def test_the_code_digest_is_of_what_stages_run(tmp_path, monkeypatch):
+    for file in ("stages/a.py", "losses/b.py", "alignment/c.py", "pipeline/d.py", "stages/data.txt"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("x = 1\n")
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    digest = provenance.code_digest.__wrapped__
+    before = digest()
+    (tmp_path / "pipeline/d.py").write_text("x = 2\n")
+    (tmp_path / "stages/data.txt").write_text("other")
+    assert digest() == before
+    (tmp_path / "losses/b.py").write_text("x = 2\n")
+    assert digest() != before
