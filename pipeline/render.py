@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.estimates import Estimate
 from pipeline.plan import Action, Plan, PlannedStage, State
 from pipeline.problems import Location, dotted, leaves
 from pipeline.recipe import Recipe
@@ -43,19 +45,25 @@ def print_table(table: Table, file: IO[str]) -> None:
     Console(file=file, width=None if file.isatty() else _WIDTH_OF_A_LOG).print(table)
 
 
-def plan_table(plan: Plan) -> Table:
-    """One line a stage: its state, what will be done, and why."""
-    table = Table("stage", "state", "action", "reason", "key", box=None, header_style="bold", padding=(0, 1))
+def plan_table(plan: Plan, expected: Mapping[str, Estimate]) -> Table:
+    """One line a stage: its state, what will be done, why, and how long it may take, where that is known."""
+    columns = ["stage", "state", "action", "reason", *(["about"] if expected else []), "key"]
+    table = Table(*columns, box=None, header_style="bold", padding=(0, 1))
     for stage in plan.stages:
         idle = stage.action in (Action.SKIP, Action.LEAVE)
         action = Text(stage.action.value, style="" if idle else "bold")
         key = Text(stage.key[:_KEY_DIGITS], style="dim")
-        table.add_row(Text(stage.name), _state(stage.state), action, Text(stage.reason), key)
+        about = [_about(expected.get(stage.name))] if expected else []
+        table.add_row(Text(stage.name), _state(stage.state), action, Text(stage.reason), *about, key)
     return table
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """``plan_table`` for programs, with whole keys and the graph."""
+def _about(estimate: Estimate | None) -> str:
+    return "" if estimate is None else duration(estimate.seconds)
+
+
+def plan_json(plan: Plan, expected: Mapping[str, Estimate]) -> dict[str, Any]:
+    """``plan_table`` for programs, with whole keys and the graph; null where nothing is known to expect."""
     return {
         "schema_version": JSON_SCHEMA_VERSION,
         "run": plan.recipe.name,
@@ -69,6 +77,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "reason": stage.reason,
                 "key": stage.key,
                 "inputs": {name: list(others) for name, others in stage.inputs.items()},
+                "expected": asdict(expected[stage.name]) if stage.name in expected else None,
             }
             for stage in plan.stages
         ],

@@ -6,13 +6,14 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.programs import program
 
 if TYPE_CHECKING:
+    from pipeline.estimates import Estimate
     from pipeline.plan import Plan
     from pipeline.recipe import Recipe
     from pipeline.request import Request
@@ -99,13 +100,22 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     return planner.make_plan(recipe, arguments.runs, request(arguments))
 
 
-def show_plan(plan: Plan) -> None:
-    """Print the table of ``plan`` and what of its recipe nothing reads."""
+def show_plan(plan: Plan, expected: Mapping[str, Estimate]) -> None:
+    """Print the table of ``plan``, how long all of it may take, and what of its recipe nothing reads."""
     from pipeline.render import plan_table, print_table
+    from pipeline.supervise import duration
 
-    print_table(plan_table(plan), sys.stdout)
+    print_table(plan_table(plan, expected), sys.stdout)
     for section in plan.recipe.unused:
         print(f"note: no stage reads {section}")
+    if not plan.pending:
+        print("everything is up to date")
+        return
+    unknown = len(plan.pending) - len(expected)
+    total = duration(sum(estimate.seconds for estimate in expected.values()))
+    rest = f", and {unknown} of which nothing is known" if unknown else ""
+    about = f"; by earlier runs, about {total}{rest}" if expected else ""
+    print(f"{len(plan.pending)} of {len(plan.stages)} stages to run{about}")
 
 
 def print_json(value: Any) -> None:

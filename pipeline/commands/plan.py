@@ -20,14 +20,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the plan; with ``--check``, its exit code says whether anything would run."""
-    plan = make_plan(arguments)
-    if arguments.json:
-        from pipeline.render import plan_json
+    from pipeline.estimates import estimates
+    from pipeline.render import plan_json
 
-        print_json(plan_json(plan))
+    plan = make_plan(arguments)
+    expected = estimates(plan)
+    if arguments.json:
+        print_json(plan_json(plan, expected))
     else:
-        show_plan(plan)
-        print(
-            f"{len(plan.pending)} of {len(plan.stages)} stages to run" if plan.pending else "everything is up to date"
-        )
+        show_plan(plan, expected)
     return EXIT_WORK_PENDING if arguments.check and plan.pending else EXIT_OK

@@ -31,12 +31,15 @@ def execute(arguments: argparse.Namespace) -> int:
     """Plan, run what is not up to date, and show the last report."""
     if arguments.dry_run:
         return plan_command.execute(argparse.Namespace(**vars(arguments), json=False, check=False))
-    plan = make_plan(arguments)
-    show_plan(plan)
     from pipeline import runner
+    from pipeline.estimates import check_room, estimates
     from pipeline.render import run_summary
     from pipeline.tracking import Tracker, tracking_uri, ui_command
 
+    plan = make_plan(arguments)
+    expected = estimates(plan)
+    show_plan(plan, expected)
+    check_room(plan, expected)
     uri = tracking_uri()
     started = time.monotonic()
     tracker = Tracker(plan, uri=uri, warn=lambda line: print(line, file=sys.stderr)) if plan.pending else None
@@ -48,8 +51,6 @@ def execute(arguments: argparse.Namespace) -> int:
     if plan.pending:
         made = sum(not stage.cached for stage in result.stages)
         print(f"{made} of {len(result.stages)} stages were run in {time.monotonic() - started:.0f} s")
-    else:
-        print("everything is up to date")
     for line in run_summary(plan):
         print(line)
     if result.mlflow_run_id:

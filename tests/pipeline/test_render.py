@@ -57,7 +57,7 @@ def test_summary_shows_the_last_table_and_where_the_models_are(plan):
 
 
 def test_plan_has_one_row_a_stage_and_no_colour_codes_in_a_log(plan):
-    lines = [line.split() for line in shown(plan_table(plan)).splitlines()]
+    lines = [line.split() for line in shown(plan_table(plan, {})).splitlines()]
     assert [line[:4] for line in lines[1:]] == [
         ["distil", "missing", "run", "missing"],
         ["table", "missing", "run", "missing"],
