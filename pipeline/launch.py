@@ -134,16 +134,20 @@ def start(launch: Launch, attempt: Path, keep_open: Sequence[int]) -> subprocess
         )
 
 
-def _record(launch: Launch) -> dict[str, Any]:
-    """What the command ran with, for ``env.json``; nothing of it is secret."""
-    inherited = {
+def recorded_environment() -> dict[str, str]:
+    """The inherited variables that change how stages run; none of them is secret."""
+    return {
         name: value
         for name, value in sorted(os.environ.items())
         if name.startswith(RECORDED_PREFIXES) and not any(word in name for word in _SECRET)
     }
+
+
+def _record(launch: Launch) -> dict[str, Any]:
+    """What the command ran with, for ``env.json``; nothing of it is secret."""
     return {
         "environment": dict(launch.environment),
-        "inherited": inherited,
+        "inherited": recorded_environment(),
         "versions": provenance.versions(),
         "host": socket.gethostname(),
         "gpus": list(gpu_names()),

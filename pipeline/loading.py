@@ -40,8 +40,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, ensure: str | None
     configs, nodes = _check_stages(source, problems)
     bindings, wrong_bindings = graph.bind(nodes)
     bindings = without_absent(bindings, configs, source.values)
-    problems += [*wrong_bindings, *upstream_problems(bindings, configs)]
+    problems += wrong_bindings
     source_configs = _check_sources(source.values, _readers(bindings), problems)
+    problems += upstream_problems(bindings, configs, source_configs)
     problems += _check_cycle(nodes)
     problems += _check_resources(source.values, [*nodes, *map(stage_name, _readers(bindings))])
     # A value that could not be resolved is missing now: what that entails is no news.

@@ -103,6 +103,14 @@ def status_table(run: Mapping[str, Any]) -> Table:
     return table
 
 
+def names_table(names: Mapping[str, str]) -> Table:
+    """Names, each with a line on what it is."""
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for name, line in names.items():
+        table.add_row(Text(name, style="bold", no_wrap=True), Text(line))
+    return table
+
+
 def _state(state: State) -> Text:
     return Text(state.value, style=_STYLES[state])
 

@@ -12,6 +12,7 @@ from pipeline.loading import load_recipe
 from pipeline.planner import make_plan
 from pipeline.problems import unknown_name
 from pipeline.render import JSON_SCHEMA_VERSION, print_table, run_status, status_table
+from pipeline.runs import kept_recipes
 
 
 def show_status(arguments: argparse.Namespace) -> int:
@@ -36,7 +37,7 @@ def show_status(arguments: argparse.Namespace) -> int:
 
 def _kept_recipes(run: str | None, runs: Path) -> list[Path]:
     """The recipe file that was named, or the recipe that a run keeps, or those of all runs."""
-    kept = {path.parent.name: path for path in sorted(runs.glob("*/recipe.resolved.yaml"))}
+    kept = kept_recipes(runs)
     if run is None:
         return list(kept.values())
     if run in kept:

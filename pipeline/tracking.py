@@ -55,8 +55,7 @@ def ui_command(uri: str) -> str:
     """What a person types to look at the runs in ``uri``."""
     if uri.startswith(("http://", "https://")):
         return f"open {uri}"
-    # without the variable the server starts seven more processes for jobs that we do not have
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {program('mlflow')} ui --backend-store-uri {uri}"
+    return f"{program('pipeline')} ui"
 
 
 class Tracker:
@@ -213,7 +212,7 @@ class _Session:
             self._client.set_tag(child, "result_id", done.result_id)
         if issubclass(load_stage(stage.uses).output, ReportArtifact):
             for file in sorted(entry.out.iterdir()):
-                if file.name in ReportArtifact.required or file.suffix == ".png":
+                if file.name in ReportArtifact.required or file.suffix in (".html", ".png"):
                     self._client.log_artifact(self.parent, str(file), artifact_path=stage.name)
 
     def close(self, status: str) -> None:

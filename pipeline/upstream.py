@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.graph import Binding
 from pipeline.problems import Problem
-from pipeline.source_stages import source_options
+from pipeline.source_stages import source_options, stage_name
 from stages.stage import StageConfig
 
 Bindings = Mapping[str, Binding]
@@ -35,8 +35,14 @@ def without_absent(bindings: Bindings, configs: Configs, values: Mapping[str, An
     return kept
 
 
-def upstream_problems(bindings: Bindings, configs: Configs) -> list[Problem]:
-    """What the options of stages ask of those that they read from and these do not give."""
+def upstream_problems(bindings: Bindings, configs: Configs, source_configs: Configs) -> list[Problem]:
+    """What the options of stages ask of those that they read from and these do not give.
+
+    Args:
+        bindings: of each stage.
+        configs: of each stage whose options are right.
+        source_configs: of each source whose section is right.
+    """
     problems = []
     for stage, binding in bindings.items():
         if stage not in configs:
@@ -45,6 +51,9 @@ def upstream_problems(bindings: Bindings, configs: Configs) -> list[Problem]:
             name: {other: configs[other] for other in others if other in configs}
             for name, others in binding.inputs.items()
         }
+        for name, source in binding.sources.items():
+            if source in source_configs:
+                upstream[name] = {stage_name(source): source_configs[source]}
         found = configs[stage].upstream_problems(upstream)
         problems += [Problem(("stages", stage, *place), message) for place, message in found]
     return problems

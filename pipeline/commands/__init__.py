@@ -7,12 +7,17 @@ time to import is imported inside ``execute``, so that ``pipeline --help`` answe
 
 COMMANDS: dict[str, str] = {
     "run": "pipeline.commands.run",
+    "resume": "pipeline.commands.resume",
     "plan": "pipeline.commands.plan",
     "audit": "pipeline.commands.audit",
     "status": "pipeline.commands.status",
+    "logs": "pipeline.commands.logs",
     "graph": "pipeline.commands.graph",
     "validate": "pipeline.commands.validate",
     "slurm": "pipeline.commands.slurm",
     "show": "pipeline.commands.show",
+    "ls": "pipeline.commands.ls",
+    "env": "pipeline.commands.env",
+    "ui": "pipeline.commands.ui",
 }
 """Command -> module, in the order of the list that ``pipeline --help`` shows."""

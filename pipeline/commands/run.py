@@ -17,6 +17,11 @@ SUMMARY = "bring a recipe up to date: skip, resume or run each stage"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``run``."""
     add_recipe(parser)
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """All but the recipe."""
     add_selection(parser)
     parser.add_argument(
         "--jobs", type=_positive, default=1, metavar="N", help="run up to N stages that do not need each other at once"

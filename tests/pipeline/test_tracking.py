@@ -72,6 +72,7 @@ def test_curves_parameters_and_final_numbers_arrive(store: Store, client: Mlflow
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics == {"say.length": 5, "table.length": 5}
     assert sorted(file.path for file in client.list_artifacts(parent_id, "table")) == [
+        "table/report.html",
         "table/report.json",
         "table/table.txt",
     ]
@@ -187,4 +188,4 @@ def test_where_the_runs_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert tracking_uri() == "http://tracking:5000"
     assert ui_command("http://tracking:5000") == "open http://tracking:5000"
-    assert ui_command(DEFAULT_URI).endswith("mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db")
+    assert ui_command(DEFAULT_URI).endswith("pipeline ui")

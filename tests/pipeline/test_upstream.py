@@ -111,3 +111,22 @@ def test_two_stages_cannot_both_score(problems):
     both = SCORE + SCORE.replace("score:", "again:")
     (problem,) = problems(TEACHER + STAGES + both + distill("init, score, again", "alm"))
     assert "input 'teacher' takes one 'scores' artifact, but score and again make one each: keep one" in problem
+
+
+TEXT, CHAT = "{path: ./b.jsonl}", "{path: ./chat.jsonl, messages: messages}"
+
+
+@pytest.mark.parametrize("uses", ["distill, losses: [cross_entropy]", "stochastok"])
+def test_the_best_checkpoint_is_not_chosen_by_conversations(load, problems, uses):
+    def recipe(*sets: str, keep_best: str = ", keep_best: {every: 1}") -> str:
+        held_out = HEADER + f"  eval: [{', '.join(sets)}]\n"
+        return held_out + STAGES + f"  train: {{uses: {uses}, needs: [init], steps: 1{keep_best}}}\n"
+
+    (problem,) = problems(recipe(CHAT))
+    assert problem.startswith("stages.train.keep_best: measures the student on the first documents of data.eval, which")
+    assert "the conversations of 'chat'" in problem
+    assert problems(recipe(CHAT, TEXT))
+    assert problems(recipe(TEXT[:-1] + ", stream: true}", CHAT)), "what is streamed comes after the rest"
+    # Only so many documents are read, so conversations behind texts may never be seen.
+    load(recipe(TEXT, CHAT))
+    load(recipe(CHAT, keep_best=""))

@@ -126,6 +126,7 @@ class Table:
         (ctx.out / "report.json").write_text(json.dumps({"length": length}))
         (ctx.out / "metrics.json").write_text(json.dumps({"length": length}))
         (ctx.out / "table.txt").write_text(f"{ctx.config.title}: {length}\n")
+        (ctx.out / "report.html").write_text(f"<title>{ctx.config.title}: {length}</title>")
 
 
 STAGES.update({name: f"toys:{name.capitalize()}" for name in ("say", "join", "count", "misbehave", "table")})

@@ -1,0 +1,28 @@
+"""``pipeline resume``."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.commands import run as run_command
+from pipeline.commands.common import add_runs
+
+SUMMARY = "go on with a run from the recipe that it keeps"
+
+EPILOG = "`pipeline run RECIPE` goes on as well; this command needs no recipe file, and refuses to begin a new run."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resume``."""
+    parser.add_argument("run", metavar="RUN", help="a run's name, as `pipeline status` lists them")
+    run_command.add_options(parser)
+    add_runs(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run the kept recipe, after saying from where."""
+    from pipeline.runs import kept_recipe
+
+    recipe = kept_recipe(arguments.run, arguments.runs)
+    print(f"going on with {arguments.run} from {recipe}")
+    return run_command.execute(argparse.Namespace(**vars(arguments), recipe=recipe, overrides=[]))
