@@ -243,6 +243,7 @@ def _assemble(
             origins.setdefault(("stages", name, "seed"), origins[("seed",)])
     return Recipe(
         name=outline.name,
+        experiment=outline.experiment or outline.name,
         seed=outline.seed,
         path=path,
         text=source.text,
@@ -269,6 +270,8 @@ def _resolved(
     stages = {name: {"uses": header.uses, "needs": list(header.needs)} for name, header in outline.stages.items()}
     launched = {name: given.model_dump(mode="json", exclude_none=True) for name, given in resources.items()}
     values = {"name": outline.name, "seed": outline.seed, "stages": stages, "resources": launched}
+    if outline.experiment is not None:
+        values["experiment"] = outline.experiment
     for name, config in source_configs.items():
         fill_section(values, SOURCE_STAGES[name].section, SOURCE_STAGES[name].option, config)
     for name, config in configs.items():

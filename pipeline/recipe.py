@@ -227,6 +227,8 @@ class Outline(Section):
     """The recipe without the stages' own options."""
 
     name: Annotated[str, AfterValidator(_run_name)]
+    experiment: str | None = Field(None, min_length=1)
+    """MLflow experiment; the name by default. The runs of a sweep have names of their own and share one."""
     seed: int = Field(0, ge=0)
     models: _Models | None = None
     data: _Data | None = None
@@ -271,7 +273,8 @@ class Recipe:
     """A valid recipe.
 
     Attributes:
-        name: the run's directory and the MLflow experiment.
+        name: the run's directory.
+        experiment: in MLflow.
         seed: given to every stage that has a ``seed`` and sets none.
         path: the file; relative references are relative to its directory.
         text: the file as written, for ``runs/<name>/recipe.yaml``.
@@ -283,6 +286,7 @@ class Recipe:
     """
 
     name: str
+    experiment: str
     seed: int
     path: Path
     text: str

@@ -146,7 +146,7 @@ class _Session:
 
     def __init__(self, plan: Plan, uri: str) -> None:
         self._client = _connect(uri)
-        self._experiment = self._find_experiment(plan.recipe.name, uri)
+        self._experiment = self._find_experiment(plan.recipe.experiment, uri)
         stages = sorted([stage.name, stage.key] for stage in plan.stages)
         plan_key = hashlib.sha256(json.dumps(stages).encode()).hexdigest()
         found = self._find_run(f"tags.plan_key = '{plan_key}'")

@@ -121,7 +121,7 @@ def _origins(text: str, path: Path) -> dict[Location, Origin]:
 
 
 def _apply(config: DictConfig, override: str) -> Location:
-    """Set one value in ``config``.
+    """Set one value in ``config``. A path may begin with the name of a stage instead of ``stages``.
 
     Raises:
         ValueError: the text is no ``path=value``, or the path runs through a scalar or past the end of a list.
@@ -130,6 +130,8 @@ def _apply(config: DictConfig, override: str) -> Location:
     parts = re.findall(r"\[\d+\]|[^.\[\]]+", path.strip())
     if not equals or not parts:
         raise ValueError("expected PATH=VALUE, such as stages.distill.steps=100")
+    if parts[0] not in config and parts[0] in (config.get("stages") or {}):
+        parts.insert(0, "stages")
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
     except yaml.YAMLError:

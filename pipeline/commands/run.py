@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """All but the recipe."""
     add_selection(parser)
     parser.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="run up to N stages that do not need each other at once"
+        "--jobs", type=positive, default=1, metavar="N", help="run up to N stages that do not need each other at once"
     )
     parser.add_argument(
         "--keep-going", action="store_true", help="when a stage fails, go on with those that do not need it"
@@ -70,7 +70,8 @@ def _options(arguments: argparse.Namespace) -> list[str]:
     return [*going_on.options(), *jobs, *(["--keep-going"] if arguments.keep_going else [])]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """An argument that counts something."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1, not {value}")

@@ -173,6 +173,7 @@ def plan_of(runs: Path, *stages: PlannedStage, name: str = "toy") -> Plan:
 
     recipe = Recipe(
         name=name,
+        experiment=name,
         seed=0,
         path=Path("toy.yaml"),
         text=f"name: {name}\n",

@@ -1,0 +1,78 @@
+"""``pipeline sweep``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from pipeline.commands.common import add_recipe, command_line
+from pipeline.commands.run import positive
+from pipeline.errors import EXIT_OK, StageFailed
+
+if TYPE_CHECKING:
+    from pipeline.plan import Plan
+
+SUMMARY = "run a recipe once for every combination of values"
+
+EPILOG = """\
+commas separate the alternatives of a --set, outside brackets and quotes:
+  pipeline sweep RECIPE --set init.input.method=omp,piece_mean --set distill.steps=100,200
+makes four runs. What they have in common is made once. The same command goes on after an interruption.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``sweep``."""
+    add_recipe(parser)
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`, within each run")
+    parser.add_argument("--keep-going", action="store_true", help="when a run fails, go on with the next")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Plan all, so that nothing is run before everything is right; then run one after another."""
+    from pipeline.launch_checks import check_recipe
+    from pipeline.planner import make_plan
+    from pipeline.sweep import combinations
+
+    recipes = combinations(arguments.recipe, arguments.overrides)
+    for recipe in recipes:
+        check_recipe(recipe)
+    plans = [make_plan(recipe, arguments.runs) for recipe in recipes]
+    _show(plans)
+    if arguments.dry_run:
+        return EXIT_OK
+    failures = []
+    for number, plan in enumerate(plans, start=1):
+        print(f"run {number} of {len(plans)}: {plan.recipe.name}")
+        try:
+            # Planned again: the runs before it have made some of what it needs.
+            _run(make_plan(plan.recipe, arguments.runs), arguments)
+        except StageFailed as failure:
+            if not arguments.keep_going:
+                raise
+            print(failure, file=sys.stderr)
+            failures.append(plan.recipe.name)
+    if failures:
+        raise StageFailed(f"{len(failures)} of {len(plans)} runs failed: {', '.join(failures)}")
+    return EXIT_OK
+
+
+def _show(plans: list[Plan]) -> None:
+    """One line a run, and how much of the work they share."""
+    keys = {stage.key for plan in plans for stage in plan.pending}
+    for plan in plans:
+        print(f"{plan.recipe.name}: {len(plan.pending)} of {len(plan.stages)} stages to run")
+    print(f"{len(keys)} results to make in {len(plans)} runs; what they share is made once")
+
+
+def _run(plan: Plan, arguments: argparse.Namespace) -> None:
+    from pipeline import runner
+    from pipeline.estimates import check_room, estimates
+    from pipeline.tracking import Tracker, tracking_uri
+
+    check_room(plan, estimates(plan))
+    tracker = Tracker(plan, uri=tracking_uri(), warn=lambda line: print(line, file=sys.stderr))
+    again = command_line("sweep", arguments, ["--keep-going"] if arguments.keep_going else [])
+    runner.execute(plan, tracker=tracker, out=lambda line: print(line, flush=True), command=again, jobs=arguments.jobs)
