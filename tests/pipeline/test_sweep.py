@@ -27,7 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # By its whole path: MLflow remembers a connection by its address, and the current directory changes between tests.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
 
 
@@ -89,7 +90,7 @@ def test_the_runs_of_a_sweep_are_one_experiment_and_can_be_resumed_by_name(
     capsys.readouterr()
     assert main(["resume", "words--text-hi"]) == 0
     assert "everything is up to date" in capsys.readouterr().out
-    with sqlite3.connect(folder / "mlruns" / "mlflow.db") as database:
+    with sqlite3.connect(folder / "mlflow.db") as database:
         experiments = {name for (name,) in database.execute("select name from experiments")} - {"Default"}
         names = {name for (name,) in database.execute("select name from runs")}
     assert experiments == {"words"}
