@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "slurm": "pipeline.commands.slurm",
     "show": "pipeline.commands.show",
     "ls": "pipeline.commands.ls",
+    "clean": "pipeline.commands.clean",
     "env": "pipeline.commands.env",
     "ui": "pipeline.commands.ui",
 }
