@@ -27,7 +27,7 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; problems are printed on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = command_parser().parse_args(argv)
     try:
         return arguments.execute(arguments)
     except PipelineError as error:
@@ -55,7 +55,8 @@ def _unexpected(error: Exception) -> int:
     return EXIT_STAGE_FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Every subcommand with its arguments."""
     parser = argparse.ArgumentParser(
         prog="pipeline",
         description="Carry a language model's knowledge from one tokenizer to another: run a recipe, stage by stage.",

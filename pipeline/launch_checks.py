@@ -11,7 +11,8 @@ from pipeline.loading import recipe_error
 from pipeline.plan import Plan
 from pipeline.problems import Problem
 from pipeline.recipe import Recipe, Resources
-from stages.stage import StageConfig
+from stages.stage import StageConfig, StageError
+from stages.training.deepspeed_config import read_given
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -19,13 +20,19 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: holds every problem: batches that do not divide over the processes, stages that run in one process
-            alone, hostfiles and accelerate configurations that are wrong or contradict the recipe.
+            alone, hostfiles and accelerate configurations that are wrong or contradict the recipe, DeepSpeed
+            configurations that cannot be read.
     """
     problems = [
         Problem(("resources", name), message)
         for name, spec in recipe.stages.items()
         for message in _recipe_problems(spec.resources, spec.config)
     ]
+    for name, spec in recipe.stages.items():
+        try:
+            read_given(spec.resources.deepspeed)
+        except StageError as error:
+            problems.append(Problem(("resources", name, "deepspeed"), str(error)))
     if problems:
         raise recipe_error(problems, recipe.path, recipe.origins)
 

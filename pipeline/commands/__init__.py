@@ -23,5 +23,6 @@ COMMANDS: dict[str, str] = {
     "clean": "pipeline.commands.clean",
     "env": "pipeline.commands.env",
     "ui": "pipeline.commands.ui",
+    "completion": "pipeline.commands.completion",
 }
 """Command -> module, in the order of the list that ``pipeline --help`` shows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import toys  # registers the toy stages
 
 from pipeline.cli import main
+from pipeline.commands import COMMANDS
 from pipeline.locks import FileLock
 from pipeline.store import Store
 from stages import STAGES
@@ -154,3 +156,25 @@ def test_the_pages_are_started_on_this_machine_alone(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:sesame@tracking:5000")
     assert main(["ui"]) == 0
     assert capsys.readouterr().out == "the metrics are on a server; open http://tracking:5000\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_command(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert all(command in script for command in COMMANDS)
+    assert "--on-code-change" in script
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_a_command_and_its_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.sh"
+    script.write_text(
+        capsys.readouterr().out
+        + '\ncomplete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); '
+        + "$(complete -p pipeline | sed 's/.*-F \\([^ ]*\\).*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\"; }\n"
+        + "complete_words pipeline stat\ncomplete_words pipeline run --on-c\n"
+    )
+    shown = subprocess.run(["bash", str(script)], capture_output=True, text=True, timeout=30)
+    assert shown.stdout.split() == ["status", "--on-code-change"]
