@@ -22,10 +22,13 @@ class Tokenized(NamedTuple):
     Attributes:
         ids: int32 [T].
         spans: gives the characters that each token was made from; None where the tokenizer does not tell.
+        words: gives int64 [T], the word of each token, as the pre-tokenizer cuts them; None where the tokenizer does
+            not tell.
     """
 
     ids: np.ndarray
     spans: Callable[[], CharacterSpans | None]
+    words: Callable[[], np.ndarray | None]
 
 
 class Backend(Protocol):
@@ -66,7 +69,10 @@ class FastBackend:
         tokenizer = self._rendered if rendered else self._tokenizer
         encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
         spans_of = _spans_of if self._true_offsets else _no_spans
-        return [Tokenized(np.array(encoding.ids, dtype=np.int32), spans_of(encoding)) for encoding in encodings]
+        return [
+            Tokenized(np.array(encoding.ids, dtype=np.int32), spans_of(encoding), _words_of(encoding))
+            for encoding in encodings
+        ]
 
 
 class PythonBackend:
@@ -83,7 +89,7 @@ class PythonBackend:
         ids = self._tokenizer(
             text, add_special_tokens=False, split_special_tokens=not rendered, truncation=False, verbose=False
         ).input_ids
-        return Tokenized(np.array(ids, dtype=np.int32), lambda: self._spans(text, rendered))
+        return Tokenized(np.array(ids, dtype=np.int32), lambda: self._spans(text, rendered), lambda: None)
 
     def _spans(self, text: str, rendered: bool) -> CharacterSpans | None:
         processor = getattr(self._tokenizer, "sp_model", None)
@@ -105,6 +111,10 @@ def _spans_of(encoding: Any) -> Callable[[], CharacterSpans]:
         return CharacterSpans(flat[::2], flat[1::2])
 
     return spans
+
+
+def _words_of(encoding: Any) -> Callable[[], np.ndarray]:
+    return lambda: np.array([-1 if word is None else word for word in encoding.word_ids], dtype=np.int64)
 
 
 def _no_spans(encoding: Any) -> Callable[[], None]:

@@ -35,33 +35,15 @@ def byte_model(tokenizer: PreTrainedTokenizerBase, view: ByteView) -> ByteModel:
     model = json.loads(backend.to_str())["model"] if isinstance(backend, Tokenizer) else {"type": None}
     index = TokenIndex(view)
     if model["type"] == "BPE":
-        return bpe_model(index, _merges(model))
+        return bpe_model(index, merges_of(model))
     if model["type"] == "Unigram":
         return unigram_model(index, [score for _, score in model["vocab"]])
     return longest_match_model(index)
 
 
 def bpe_model(index: TokenIndex, merges: Merges) -> ByteModel:
-    """Byte-pair encoding (Sennrich et al. 2016): merge the neighbours of lowest rank until none can be merged.
-
-    Merging starts from whole characters where the vocabulary has them as primitives, as SentencePiece does, and from
-    bytes elsewhere, as byte-level BPE does, which makes its characters by merging.
-    """
-    products = {merged for _, merged in merges.values()}
-
-    def primitives(data: bytes) -> list[int] | None:
-        ids: list[int] = []
-        for character in data.decode(errors="surrogateescape"):
-            spelled = character.encode(errors="surrogateescape")
-            whole = index.find(spelled)
-            if whole is not None and whole not in products:
-                ids.append(whole)
-                continue
-            parts = _single_bytes(index, spelled)
-            if parts is None:
-                return None
-            ids.extend(parts)
-        return ids
+    """Byte-pair encoding (Sennrich et al. 2016): merge the neighbours of lowest rank until none can be merged."""
+    primitives = bpe_primitives(index, merges)
 
     def segment(data: bytes) -> list[int] | None:
         ids = primitives(data)
@@ -75,6 +57,31 @@ def bpe_model(index: TokenIndex, merges: Merges) -> ByteModel:
         return ids
 
     return segment
+
+
+def bpe_primitives(index: TokenIndex, merges: Merges) -> ByteModel:
+    """What byte-pair encoding starts to merge from.
+
+    That is whole characters where the vocabulary has them as primitives, as SentencePiece does, and bytes elsewhere, as
+    byte-level BPE does, which makes its characters by merging.
+    """
+    products = {merged for _, merged in merges.values()}
+
+    def split(data: bytes) -> list[int] | None:
+        ids: list[int] = []
+        for character in data.decode(errors="surrogateescape"):
+            spelled = character.encode(errors="surrogateescape")
+            whole = index.find(spelled)
+            if whole is not None and whole not in products:
+                ids.append(whole)
+                continue
+            parts = _single_bytes(index, spelled)
+            if parts is None:
+                return None
+            ids.extend(parts)
+        return ids
+
+    return split
 
 
 def unigram_model(index: TokenIndex, scores: list[float]) -> ByteModel:
@@ -145,7 +152,8 @@ def longest_match_model(index: TokenIndex) -> ByteModel:
     return segment
 
 
-def _merges(model: Mapping[str, Any]) -> Merges:
+def merges_of(model: Mapping[str, Any]) -> Merges:
+    """The merges of a BPE model as ``tokenizer.json`` has it."""
     vocabulary = model["vocab"]
     prefix = model.get("continuing_subword_prefix") or ""
     return {

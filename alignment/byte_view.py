@@ -51,6 +51,7 @@ class ByteView:
         name: what to call the tokenizer in messages.
         vocab_size: highest id + 1.
         kinds: uint8 [V], a ``TokenKind`` for each id.
+        affixes: uint8 [V], a ``TokenAffix`` for each id: whether its spelling ties it to a place in a word.
         byte_lengths: int32 [V]; 0 for special tokens and missing ids.
         special_tokens: id -> string of every special token.
         prefix_ids: special ids that the tokenizer itself puts before a text, such as ``[<bos>]``.
@@ -63,6 +64,7 @@ class ByteView:
         self.name = name
         self.vocab_size = len(table.token_bytes)
         self.kinds = table.kinds
+        self.affixes = table.affixes
         self.special_tokens = table.special_tokens
         self.prefix_ids = list(facts.prefix_ids)
         self.inexact_reasons = facts.inexact_reasons
@@ -175,6 +177,18 @@ class ByteView:
             verbatim=encoding.verbatim | special,
             text_bytes=len(data),
         )
+
+    def words(self, text: str, *, rendered: bool = False) -> np.ndarray | None:
+        """int64 [T]: the word of each token of a text, within which alone its model merges; special tokens are words.
+
+        Args:
+            rendered: the text is read as by ``encode_rendered``.
+
+        Returns:
+            None where the tokenizer does not tell.
+        """
+        (tokenized,) = self._backend().tokenize([text], rendered=rendered)
+        return tokenized.words()
 
     @cached_property
     def digit_scheme(self) -> DigitScheme:

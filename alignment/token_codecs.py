@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -21,6 +22,14 @@ _BYTE_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 class UnsupportedTokenizer(ValueError):
     """The tokenizer is of a kind whose tokens cannot be turned into bytes."""
+
+
+class TokenAffix(IntFlag):
+    """What the spelling of an entry says of its place in a word, beyond its bytes."""
+
+    NONE = 0
+    CONTINUES = 1  # written with WordPiece's `##` or the like: never the first token of a word
+    ENDS = 2  # written with `</w>` or the like: the last token of a word
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -71,6 +80,12 @@ class TokenCodec:
         for mark in self.space_marks:
             token = token.replace(mark, " ")
         return b" " * opens_word + (self._alphabet_bytes(token) if self.byte_level else token.encode())
+
+    def affixes(self, token: str) -> TokenAffix:
+        """The marks of a place in a word that the entry is written with."""
+        continues = bool(self.continuation) and token.startswith(self.continuation)
+        ends = bool(self.word_end) and token.endswith(self.word_end)
+        return (TokenAffix.CONTINUES if continues else TokenAffix.NONE) | (TokenAffix.ENDS if ends else TokenAffix.NONE)
 
     def is_byte_fallback(self, token: str) -> bool:
         """Whether the entry is a single byte that is used only where no other entry fits."""

@@ -38,11 +38,13 @@ class TokenTable:
         token_bytes: [V]; None for special tokens and missing ids.
         kinds: uint8 [V], a ``TokenKind`` for each id.
         special_tokens: id -> string of every special token.
+        affixes: uint8 [V], ``TokenAffix`` of each id; 0 for all where the vocabulary has no such spelling.
     """
 
     token_bytes: list[bytes | None]
     kinds: np.ndarray
     special_tokens: dict[int, str]
+    affixes: np.ndarray
 
 
 def toy_table(token_bytes: Sequence[bytes | None]) -> TokenTable:
@@ -50,7 +52,7 @@ def toy_table(token_bytes: Sequence[bytes | None]) -> TokenTable:
     special_tokens = {index: f"<special_{index}>" for index, token in enumerate(token_bytes) if token is None}
     kinds = np.full(len(token_bytes), TokenKind.TEXT, dtype=np.uint8)
     kinds[list(special_tokens)] = TokenKind.SPECIAL
-    return TokenTable(list(token_bytes), kinds, special_tokens)
+    return TokenTable(list(token_bytes), kinds, special_tokens, np.zeros_like(kinds))
 
 
 def read_table(pipeline: Pipeline, special_ids: set[int], codec: TokenCodec) -> TokenTable:
@@ -59,8 +61,10 @@ def read_table(pipeline: Pipeline, special_ids: set[int], codec: TokenCodec) -> 
     added = {token["id"]: token["content"] for token in pipeline["added_tokens"]}
     table = table_of(entries, added, special_ids, codec.to_bytes)
     for entry, index in entries.items():
-        if codec.is_byte_fallback(entry) and table.kinds[index] == TokenKind.TEXT:
-            table.kinds[index] = TokenKind.BYTE_FALLBACK
+        if table.kinds[index] == TokenKind.TEXT:
+            table.affixes[index] = codec.affixes(entry)
+            if codec.is_byte_fallback(entry):
+                table.kinds[index] = TokenKind.BYTE_FALLBACK
     return table
 
 
@@ -92,7 +96,8 @@ def table_of(
     for index in special_ids:
         token_bytes[index] = None
         kinds[index] = TokenKind.SPECIAL
-    return TokenTable(token_bytes, kinds, {index: strings[index] for index in sorted(special_ids)})
+    specials = {index: strings[index] for index in sorted(special_ids)}
+    return TokenTable(token_bytes, kinds, specials, np.zeros_like(kinds))
 
 
 def find_special_ids(tokenizer: PreTrainedTokenizerBase, pipeline: Pipeline) -> set[int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
@@ -15,7 +16,7 @@ from alignment.backends import Backend, FastBackend, PythonBackend
 from alignment.offsets import SpaceRule
 from alignment.python_tokens import PROBES, rule_of, spells
 from alignment.token_codecs import UnsupportedTokenizer, codec_for, drops_spaces, invents_space
-from alignment.token_table import TokenTable
+from alignment.token_table import TokenKind, TokenTable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizer, PreTrainedTokenizerBase
@@ -119,6 +120,8 @@ def _python_facts(tokenizer: PreTrainedTokenizer, name: str) -> TokenizerFacts:
 
     to_bytes = rule_of(tokenizer, tokenize, name)
     table = token_table.table_of(entries, added, special_ids, to_bytes)
+    if (processor := getattr(tokenizer, "sp_model", None)) is not None:
+        _mark_byte_pieces(table, entries, processor)
     probed = [tokenized.ids.tolist() for tokenized in backend.tokenize(PROBES)]
     missed = [
         probe
@@ -137,3 +140,10 @@ def _python_facts(tokenizer: PreTrainedTokenizer, name: str) -> TokenizerFacts:
         inexact_reasons=tuple(reasons),
         space_rule=SpaceRule(invented=(to_bytes(tokenize("a")[0]) or b"").startswith(b" ")),
     )
+
+
+def _mark_byte_pieces(table: TokenTable, entries: Mapping[str, int], processor: Any) -> None:
+    """Give the byte pieces of a SentencePiece model their kind."""
+    for entry, index in entries.items():
+        if table.kinds[index] == TokenKind.TEXT and processor.is_byte(processor.piece_to_id(entry)):
+            table.kinds[index] = TokenKind.BYTE_FALLBACK

@@ -102,7 +102,8 @@ def cost(run: Path, arm: str) -> tuple[float, float]:
 
 def table(run: Path, arms: dict[str, tuple[str, int]]) -> str:
     """The table: one row an objective, mean over its seeds, sorted by fidelity to the teacher over all domains."""
-    report = json.loads((run / "stages" / "evaluate" / "out" / "report.json").read_text(encoding="utf-8"))["models"]
+    sections = json.loads((run / "stages" / "evaluate" / "out" / "report.json").read_text(encoding="utf-8"))["sections"]
+    report = next(section["data"]["models"] for section in sections if section["name"] == "retention")
 
     def cell(models: list[str], domain: str) -> str:
         figures = []

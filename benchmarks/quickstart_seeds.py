@@ -25,12 +25,13 @@ MEASURES = {
 
 
 def run_seed(seed: int, runs: Path) -> dict[str, dict]:
-    """Run one seed and return the models of its report."""
+    """Run one seed and return what its report has of the models' retention."""
     name = f"quickstart-seed-{seed}"
     command = [sys.executable, "-m", "pipeline", "run", str(RECIPE), "--runs", str(runs)]
     subprocess.run([*command, "--set", f"seed={seed}", "--set", f"name={name}"], check=True, stdout=sys.stderr)
     report = runs / name / "stages" / "evaluate" / "out" / "report.json"
-    return json.loads(report.read_text(encoding="utf-8"))["models"]
+    sections = json.loads(report.read_text(encoding="utf-8"))["sections"]
+    return next(section["data"]["models"] for section in sections if section["name"] == "retention")
 
 
 def table(reports: list[dict[str, dict]], measure: str) -> str:

@@ -21,12 +21,17 @@ EPSILON = 1e-8
 class Balancer(Protocol):
     """Sets the weights of L losses, step by step."""
 
-    def weights(self, gram: Tensor, losses: Tensor) -> Tensor:
+    def weights(self, gram: Tensor, losses: Tensor, present: Tensor | None = None) -> Tensor:
         """Weights [L] of the coming step.
 
         Args:
             gram: float64 [L, L] inner products of the losses' gradients, of the step before.
             losses: float64 [L] their values at that step.
+            present: bool [L], the losses that had something to compare there, which those of a teacher that no text
+                was routed to have not: value and gradient are 0, and say nothing. None for all.
+
+        Raises:
+            ValueError: a value or a gradient is not finite.
         """
 
     def state(self) -> list[float] | None:
@@ -55,17 +60,29 @@ def gradmag_weights(squared_norms: Tensor, *, preserve_magnitude: bool = True) -
 
 
 class GradMag:
-    """``gradmag_weights`` of the step before; has no state."""
+    """``gradmag_weights`` of the gradients that each loss had when it last had something to compare.
 
-    def weights(self, gram: Tensor, losses: Tensor) -> Tensor:
+    A loss that had nothing keeps its weight, but for the scale that lets all of them add up to 1; one that never had
+    anything has weight 0.
+    """
+
+    def __init__(self) -> None:
+        self._squared_norms: Tensor | None = None
+
+    def weights(self, gram: Tensor, losses: Tensor, present: Tensor | None = None) -> Tensor:
         check_finite(gram, losses)
-        return gradmag_weights(gram.diagonal())
+        squared_norms = gram.diagonal().clone()
+        if present is not None and self._squared_norms is not None:
+            squared_norms = torch.where(present, squared_norms, self._squared_norms.to(gram.device))
+        self._squared_norms = squared_norms
+        return gradmag_weights(squared_norms)
 
-    def state(self) -> None:
-        return None
+    def state(self) -> list[float] | None:
+        """The last squared norm of each loss's gradient."""
+        return None if self._squared_norms is None else self._squared_norms.tolist()
 
     def restore(self, state: list[float] | None) -> None:
-        return
+        self._squared_norms = None if state is None else torch.tensor(state, dtype=torch.float64)
 
 
 def gradnorm_slopes(weights: Tensor, norms: Tensor, progress: Tensor, alpha: float) -> Tensor:
@@ -97,6 +114,7 @@ class GradNorm:
 
     Each step moves the weights once by Adam along ``gradnorm_slopes`` and scales them to add up to L. Differs from the
     paper in where gradients are measured: all of ours are taken at one place that the caller chooses, one step before.
+    A loss that had nothing to compare there is left alone: its weight, but for the sum, and what is remembered of it.
 
     Args:
         alpha: strength of the balance between the losses' rates of progress.
@@ -110,39 +128,43 @@ class GradNorm:
     def __init__(self, alpha: float = 0.12, learning_rate: float = 2.5e-2) -> None:
         self._alpha = alpha
         self._learning_rate = learning_rate
-        self._steps = 0
-        # Rows: weights, Adam's two moments, the losses' first values; None before the first step.
+        # Rows: weights, Adam's two moments and its steps, the losses' first values (0 until there is one); None before
+        # the first step.
         self._memory: Tensor | None = None
 
-    def weights(self, gram: Tensor, losses: Tensor) -> Tensor:
+    def weights(self, gram: Tensor, losses: Tensor, present: Tensor | None = None) -> Tensor:
         check_finite(gram, losses)
         norms, values = gram.diagonal().clamp(min=0).sqrt().double().cpu(), losses.detach().double().cpu()
         if self._memory is None:
-            self._memory = torch.stack(
-                [torch.ones_like(norms), torch.zeros_like(norms), torch.zeros_like(norms), values]
-            )
-        weights, mean, square, first = self._memory
+            nothing = torch.zeros_like(norms)
+            self._memory = torch.stack([torch.ones_like(norms), nothing, nothing, nothing, nothing])
+        weights, mean, square, steps, first = self._memory
+        first = torch.where(first == 0, values, first)
         progress = (values / first.clamp(min=EPSILON)).clamp(min=0)
         slopes = gradnorm_slopes(weights, norms, progress, self._alpha)
-        self._steps += 1
-        mean = mean.lerp(slopes, 1 - self.BETAS[0])
-        square = square.lerp(slopes.square(), 1 - self.BETAS[1])
-        unbiased_mean = mean / (1 - self.BETAS[0] ** self._steps)
-        unbiased_square = square / (1 - self.BETAS[1] ** self._steps)
-        weights = weights - self._learning_rate * unbiased_mean / (unbiased_square.sqrt() + EPSILON)
-        weights = weights.clamp(min=self.SMALLEST_WEIGHT)
+        moved = self._adam_step(weights, mean, square, steps + 1, slopes)
+        if present is not None:
+            moved = torch.where(present.cpu(), moved, torch.stack([weights, mean, square, steps]))
+        weights, *adam = moved
         weights = weights * (len(weights) / weights.sum())
-        self._memory = torch.stack([weights, mean, square, first])
+        self._memory = torch.stack([weights, *adam, first])
         return weights.to(gram.device)
 
+    def _adam_step(self, weights: Tensor, mean: Tensor, square: Tensor, steps: Tensor, slopes: Tensor) -> Tensor:
+        """Rows [4, L]: the weights, the two moments and the steps after step ``steps`` (from 1) of each loss."""
+        mean = mean.lerp(slopes, 1 - self.BETAS[0])
+        square = square.lerp(slopes.square(), 1 - self.BETAS[1])
+        unbiased_mean = mean / (1 - self.BETAS[0] ** steps)
+        unbiased_square = square / (1 - self.BETAS[1] ** steps)
+        weights = weights - self._learning_rate * unbiased_mean / (unbiased_square.sqrt() + EPSILON)
+        return torch.stack([weights.clamp(min=self.SMALLEST_WEIGHT), mean, square, steps])
+
     def state(self) -> list[float] | None:
-        """The number of steps and, row by row, what is remembered of every loss."""
-        return None if self._memory is None else [float(self._steps), *self._memory.flatten().tolist()]
+        """Row by row, what is remembered of every loss."""
+        return None if self._memory is None else self._memory.flatten().tolist()
 
     def restore(self, state: list[float] | None) -> None:
-        steps, *memory = state or [0.0]
-        self._steps = int(steps)
-        self._memory = torch.tensor(memory, dtype=torch.float64).view(4, -1) if memory else None
+        self._memory = None if state is None else torch.tensor(state, dtype=torch.float64).view(5, -1)
 
 
 def pcgrad_weights(gram: Tensor, orders: Sequence[Sequence[int]]) -> Tensor:
@@ -172,7 +194,8 @@ class PCGrad:
     """``pcgrad_weights`` of the step before, in an order drawn anew at every step (Yu et al. 2020, arXiv 2001.06782).
 
     The paper projects the gradients of all parameters; here a conflict is one at the place where the caller takes the
-    inner products, and one coefficient a loss holds for all parameters.
+    inner products, and one coefficient a loss holds for all parameters. A loss that had nothing to compare there was in
+    conflict with none.
 
     Args:
         seed: of the orders; step n of every run with this seed draws the same ones.
@@ -182,7 +205,7 @@ class PCGrad:
         self._seed = seed
         self._steps = 0
 
-    def weights(self, gram: Tensor, losses: Tensor) -> Tensor:
+    def weights(self, gram: Tensor, losses: Tensor, present: Tensor | None = None) -> Tensor:
         check_finite(gram, losses)
         draw = random.Random(f"{self._seed}/{self._steps}")
         self._steps += 1

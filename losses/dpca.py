@@ -72,13 +72,7 @@ def dpca_loss(
     gaps = chunk_sums(teacher.label_logp.detach(), teacher.chunk_ids, num_chunks)
     gaps = gaps - chunk_sums(logp.detach(), student.chunk_ids, num_chunks)
     advantage = token_advantages(gaps, logp.detach(), student.chunk_ids, sizes, shares).masked_fill(~in_kept, 0)
-    target = logp.detach() + advantage
-    if advantage_clip is None:
-        losses = F.mse_loss(logp, target, reduction="none") / 2
-        clipped = torch.zeros_like(in_kept)
-    else:
-        losses = F.huber_loss(logp, target, reduction="none", delta=advantage_clip)
-        clipped = advantage.abs() > advantage_clip
+    losses, clipped = _distances(logp, advantage, advantage_clip)
     count = in_kept.sum()
     return LossOutput(
         total=losses.sum(),
@@ -90,6 +84,20 @@ def dpca_loss(
             "clipped_share": ratio(clipped.sum(), count),
         },
     )
+
+
+def _distances(logp: Tensor, advantage: Tensor, clip: float | None) -> tuple[Tensor, Tensor]:
+    """``[B, T]`` half the squared distance of each score to its target, Huber's beyond ``clip``; and where that is.
+
+    Args:
+        logp: ``[B, T]`` scores of the student, with gradient.
+        advantage: ``[B, T]`` how far above each of them its target is.
+        clip: nats beyond which the distance grows linearly; None for never.
+    """
+    target = logp.detach() + advantage
+    if clip is None:
+        return F.mse_loss(logp, target, reduction="none") / 2, torch.zeros_like(advantage, dtype=torch.bool)
+    return F.huber_loss(logp, target, reduction="none", delta=clip), advantage.abs() > clip
 
 
 def token_advantages(gaps: Tensor, logp: Tensor, chunk_ids: Tensor, sizes: Tensor, shares: str) -> Tensor:

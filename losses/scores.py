@@ -78,9 +78,7 @@ def token_scores(
         ValueError: the arguments do not fit together, or a label is no id of the vocabulary.
     """
     vocab_size = LinearHead(hidden, weight, bias, softcap, scale, vocab_size).vocab_size
-    for name, size in (("chunk_rows", chunk_rows), ("chunk_columns", chunk_columns)):
-        if size is not None and size < 1:
-            raise ValueError(f"{name} is {size}; it must be at least 1, or None for the default")
+    _check_tile(chunk_rows, chunk_columns)
     if labels.shape != hidden.shape[:1]:
         raise ValueError(f"labels have shape {tuple(labels.shape)}; expected [{hidden.shape[0]}], one a hidden row")
     scored = labels != IGNORE_INDEX
@@ -144,6 +142,12 @@ def _tile(hidden: Tensor, num_rows: int, chunk_rows: int | None, chunk_columns: 
     budget, most = (CPU_TILE_BYTES, CPU_TILE_ROWS) if on_cpu else (ACCELERATOR_TILE_BYTES, ACCELERATOR_TILE_ROWS)
     chunk_rows = chunk_rows or max(1, min(num_rows, most))
     return chunk_rows, chunk_columns or max(1, budget // (4 * chunk_rows * TILE_ALIGNMENT)) * TILE_ALIGNMENT
+
+
+def _check_tile(chunk_rows: int | None, chunk_columns: int | None) -> None:
+    for name, size in (("chunk_rows", chunk_rows), ("chunk_columns", chunk_columns)):
+        if size is not None and size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1, or None for the default")
 
 
 def _check_labels(labels: Tensor, scored: Tensor, vocab_size: int) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from pipeline import locks
 from stages.ranks import DIRECTORY
@@ -79,6 +82,8 @@ def _read(attempt: Path) -> Iterator[RankState]:
         alive = locks.is_locked(path)
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
+            if not facts.get("locked", True):
+                alive = facts["host"] == socket.gethostname() and psutil.pid_exists(facts["pid"])
             yield RankState(facts["rank"], facts["pid"], facts["host"], facts["state"], alive)
         except (OSError, ValueError, KeyError):  # it died, or is, in the middle of writing
             yield RankState(int(path.stem), 0, "an unknown host", "running", alive)

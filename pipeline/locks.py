@@ -3,11 +3,12 @@
 ``flock`` belongs to the open file, not to the process: a child that inherits the descriptor holds the lock
 too. The runner hands its descriptors to the stage process on purpose, so that a stage that outlives its runner
 keeps others away from the directory it still writes to.
+
+On a file system without ``flock`` a lease takes its place (``pipeline.leases``).
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import getpass
 import json
@@ -21,7 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pipeline.errors import Locked, PipelineError
+from pipeline import leases
+from pipeline.errors import Locked
+from stages.ranks import NO_FLOCK
 
 _PROBE_SECONDS = 0.3
 """How long an acquisition tries before it believes that the lock is held: ``is_locked`` takes it briefly."""
@@ -36,7 +39,9 @@ def is_locked(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     try:
-        return not _try_flock(descriptor, fcntl.LOCK_SH, path)
+        return not _try_flock(descriptor, fcntl.LOCK_SH)
+    except _NoFlock:
+        return leases.is_held(path)
     finally:
         os.close(descriptor)
 
@@ -62,26 +67,29 @@ def describe_holder(path: Path) -> str:
 class FileLock:
     """An exclusive ``flock`` on a file, held from ``acquire`` until ``release`` or the death of every holder.
 
-    A context manager. ``descriptor`` is inheritable through ``subprocess``' ``pass_fds``.
+    A context manager.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+        self._lease: str | None = None
 
     @property
-    def descriptor(self) -> int:
-        """The open file that holds the lock."""
-        if self._descriptor is None:
-            raise RuntimeError(f"{self.path} is not locked")
-        return self._descriptor
+    def descriptors(self) -> tuple[int, ...]:
+        """The open file that holds the lock, for ``subprocess``' ``pass_fds``; none of a lease."""
+        return () if self._descriptor is None else (self._descriptor,)
+
+    @property
+    def is_lease(self) -> bool:
+        """Whether the file system has no ``flock``, so that a lease stands for it."""
+        return self._lease is not None
 
     def acquire(self) -> FileLock:
         """Take the lock or refuse.
 
         Raises:
             Locked: another process holds it; the message says which.
-            PipelineError: the file system has no ``flock``.
         """
         deadline = time.monotonic() + _PROBE_SECONDS
         while not self._try():
@@ -91,11 +99,7 @@ class FileLock:
         return self
 
     def wait(self, waiting: Callable[[], None]) -> FileLock:
-        """Take the lock however long it takes; ``waiting`` is called at every poll and may raise to give up.
-
-        Raises:
-            PipelineError: the file system has no ``flock``.
-        """
+        """Take the lock however long it takes; ``waiting`` is called at every poll and may raise to give up."""
         while not self._try():
             waiting()
             time.sleep(_POLL_SECONDS)
@@ -106,6 +110,9 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+        if self._lease is not None:
+            leases.release(self.path, self._lease)
+            self._lease = None
 
     def __enter__(self) -> FileLock:
         return self
@@ -118,26 +125,35 @@ class FileLock:
     def _try(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _try_flock(descriptor, fcntl.LOCK_EX, self.path) or not _still_named(descriptor, self.path):
+        try:
+            taken = _try_flock(descriptor, fcntl.LOCK_EX) and _still_named(descriptor, self.path)
+        except _NoFlock:
+            self._lease = leases.take(self.path, _own_info())
+            taken = self._lease is not None
+        if not taken:
             os.close(descriptor)
             return False
         os.ftruncate(descriptor, 0)
         os.write(descriptor, json.dumps(_own_info()).encode())
-        self._descriptor = descriptor
+        if self.is_lease:
+            os.close(descriptor)
+        else:
+            self._descriptor = descriptor
         return True
 
 
-def _try_flock(descriptor: int, operation: int, path: Path) -> bool:
+class _NoFlock(Exception):
+    """The file system has no ``flock``."""
+
+
+def _try_flock(descriptor: int, operation: int) -> bool:
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-            raise PipelineError(
-                f"the file system of {path} has no flock ({error.strerror}): two runs could overwrite each "
-                "other.\nUse a directory on a file system with locks (--runs DIR)."
-            ) from None
+        if error.errno in NO_FLOCK:
+            raise _NoFlock from None
         raise
     return True
 

@@ -91,6 +91,8 @@ def execute(
     launch_checks.check_machine(plan)
     command = command or shlex.join(["pipeline", "run", str(plan.recipe.path), "--runs", str(plan.runs)])
     with _run_lock(plan) as lock, StopSignals() as stop:
+        if lock.is_lease:
+            out(f"note: the file system of {plan.runs} has no flock: lease files stand for locks (`pipeline unlock`)")
         _record_recipe(plan)
         tracker = tracker if plan.pending else None
         run = _Run(plan, Store(plan.runs / "store"), lock, stop, tracker, out, command, jobs)
@@ -215,7 +217,7 @@ class _Run:
         job = attempt.path.resolve() / JOB_FILE
         resources = launch.settled(stage.resources.shared_by(self.jobs))
         durable.write_json(job, self._job(stage, entry, attempt) | {"resources": resources.model_dump(mode="json")})
-        locks = (self.lock.descriptor, stage_lock.descriptor)
+        locks = (*self.lock.descriptors, *stage_lock.descriptors)
         built = launch.build(job, resources)
         for line in built.elsewhere:
             self.out(f"{stage.name}: it waits for another node; run there: {line.strip()}")

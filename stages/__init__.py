@@ -21,6 +21,7 @@ STAGES: dict[str, str] = {
     "import-scores": "stages.import_scores:ImportScores",
     "distill": "stages.distill:Distill",
     "stochastok": "stages.stochastok:StochasTok",
+    "suite-documents": "stages.suite_documents:SuiteDocuments",
     "evaluate": "stages.evaluate:Evaluate",
 }
 

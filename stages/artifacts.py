@@ -154,6 +154,13 @@ class AuditArtifact(ReportArtifact):
     required = (*ReportArtifact.required, "report.html")
 
 
+class EvaluationArtifact(ReportArtifact):
+    """What models were found to be, also as ``report.html``: one page that needs no other file."""
+
+    kind = "evaluation"
+    required = (*ReportArtifact.required, "report.html")
+
+
 class HypernetArtifact(Artifact):
     """``hypernet.json``: a network that predicts embedding rows and the student that it fits; its weights beside it."""
 

@@ -22,6 +22,7 @@ from stages.scoring.config import WAY_TO_KEEP, ScoresConfig
 from stages.stage import Input, StageConfig, StageContext
 from stages.training.config import TrainingConfig
 from stages.training.on_policy.options import OnPolicyOptions
+from stages.training.split_options import SplitOptions
 from stages.training.teacher_options import MAIN_TEACHER, TeacherChoice, TeacherDtype, TeacherEntry
 
 
@@ -58,6 +59,9 @@ class DistillConfig(TrainingConfig):
     """How many tokens a position with ``teacher_signal: top_k``; default: 64."""
     on_policy: OnPolicyOptions | None = None
     """Let the student write part of what it learns from, in every step anew (see docs/on_policy.md); default: none."""
+    random_splits: SplitOptions | None = None
+    """Split the student's tokens at random (see docs/stochastok.md); the teacher reads its own as ever, and chunks are
+    those of the split text. Default: none."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DistillConfig:
@@ -94,12 +98,13 @@ class DistillConfig(TrainingConfig):
     def upstream_problems(
         self, upstream: Mapping[str, Mapping[str, StageConfig]]
     ) -> Sequence[tuple[tuple[str | int, ...], str]]:
-        return [
+        problems = [
             problem
             for stage, config in (upstream.get("teacher", {}) | upstream.get("teachers", {})).items()
             if isinstance(config, ScoresConfig)
             for problem in self.cache_problems(config.gives, stage)
         ]
+        return [*super().upstream_problems(upstream), *problems]
 
     def cache_problems(self, given: frozenset[Need], stage: str) -> list[tuple[tuple[str | int, ...], str]]:
         """What these options want of a teacher of which a stage keeps no more than ``given``."""
@@ -157,6 +162,11 @@ class DistillConfig(TrainingConfig):
     def _check_on_policy(self, names: list[str]) -> None:
         if self.on_policy is not None:
             self.on_policy.check(self.batch_windows, self.window_tokens, names, self.needs_teacher)
+            if self.random_splits is not None and self.on_policy.fraction == 1:
+                raise ValueError(
+                    "random_splits has no effect with on_policy: {fraction: 1}: what the student writes stays as it "
+                    "wrote it; remove one, or lower the fraction"
+                )
         sampled = [name for name in names if capability(name).on_policy]
         if sampled and (self.on_policy is None or self.on_policy.fraction < 1):
             raise ValueError(
@@ -179,6 +189,10 @@ class DistillConfig(TrainingConfig):
                 f"combine: {self.combine} compares gradients at the last hidden state, which {', '.join(blind)} leaves "
                 "alone; use layers: last"
             )
+
+    @property
+    def splits(self) -> SplitOptions | None:
+        return self.random_splits
 
     @property
     def needs_teacher(self) -> bool:
@@ -213,7 +227,7 @@ class DistillConfig(TrainingConfig):
 class Distill:
     """Train the student; the teacher scores every batch as it comes."""
 
-    VERSION = 3
+    VERSION = 4
     Config = DistillConfig
     inputs = {
         "student": Input(ModelArtifact),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.conversations import content_bytes, conversation_of, read_conversations
 from stages.digests import list_files
@@ -97,6 +97,26 @@ class DocumentSet(StageConfig):
             if getattr(self, name) is not None and not self.stream:
                 raise ValueError(f"{name!r} is for a set that is streamed: add stream: true, or remove it")
         return self
+
+
+class DocumentsSourceConfig(StageConfig):
+    """Which documents."""
+
+    documents: tuple[DocumentSet, ...] = Field(min_length=1)
+    """The sets; each is a domain of its own."""
+
+    @field_validator("documents")
+    @classmethod
+    def _one_set_a_domain(cls, value: tuple[DocumentSet, ...]) -> tuple[DocumentSet, ...]:
+        names = [item.name for item in value]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"several sets are called {', '.join(repeated)}; give each its own 'name'")
+        return value
+
+    def read_first(self) -> DocumentSet:
+        """The set whose documents come first: those of streamed sets come after the others."""
+        return min(self.documents, key=lambda documents: bool(documents.stream))
 
 
 def set_files(path: Path) -> list[Path]:

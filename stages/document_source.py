@@ -8,30 +8,20 @@ import json
 from pathlib import Path
 from typing import TextIO
 
-from pydantic import Field, field_validator
-
 from stages.artifacts import DocumentsArtifact
-from stages.document_sets import SAMPLE_DOCUMENTS, Content, DocumentSet, read_file, set_files, size_of
+from stages.document_sets import (
+    SAMPLE_DOCUMENTS,
+    Content,
+    DocumentSet,
+    DocumentsSourceConfig,
+    read_file,
+    set_files,
+    size_of,
+)
 from stages.document_streams import DocumentStream, count_files, count_hub, write_streams
 from stages.documents import DocumentProblem
 from stages.references import HubReference, ReferenceProblem, parse
-from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted
-
-
-class DocumentsSourceConfig(StageConfig):
-    """Which documents."""
-
-    documents: tuple[DocumentSet, ...] = Field(min_length=1)
-    """The sets; each is a domain of its own."""
-
-    @field_validator("documents")
-    @classmethod
-    def _one_set_a_domain(cls, value: tuple[DocumentSet, ...]) -> tuple[DocumentSet, ...]:
-        names = [item.name for item in value]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"several sets are called {', '.join(repeated)}; give each its own 'name'")
-        return value
+from stages.stage import Input, StageContext, StageError, StageInterrupted
 
 
 class DocumentsSource:
@@ -121,7 +111,8 @@ def _copy(documents: DocumentSet, write: _DomainWriter) -> None:
 def _count(documents: DocumentSet, write: _DomainWriter, ctx: StageContext) -> DocumentStream:
     reference = parse(documents.path, Path.cwd())
     if isinstance(reference, HubReference):
-        stream = count_hub(documents, reference, documents.sample_documents or SAMPLE_DOCUMENTS, write)
+        sample = documents.sample_documents or SAMPLE_DOCUMENTS
+        stream = count_hub(documents, reference, sample, write, ctx.progress)
     elif documents.subset is not None or documents.split is not None:
         raise StageError(f"{documents.path}: 'subset' and 'split' are for data sets of the hub; remove them")
     else:

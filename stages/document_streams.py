@@ -1,7 +1,7 @@
 """Sets of documents that are read where they lie: counted once, then read while training goes on.
 
 What a stream gives at a position is what a copy of the set would hold there, so positions can be saved and found again.
-Imported to plan a run, so ``datasets`` is imported only when a data set of the hub is followed.
+Imported to plan a run, so it must stay light.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from stages.digests import content_digest
 from stages.document_sets import Content, DocumentSet, read_file, read_record, set_files
 from stages.documents import DocumentProblem, without_nulls
+from stages.hub_rows import HubRows, Report
 from stages.references import HubReference
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 STREAMS = "streams.json"
 """Beside ``documents.jsonl``: a list of ``DocumentStream``, if there are any."""
@@ -75,14 +72,18 @@ class DocumentStream(BaseModel):
     repository: str | None = None
     revision: str | None = None
 
-    def read(self, start: int) -> Iterator[Content]:
+    def read(self, start: int, report: Report) -> Iterator[Content]:
         """The documents from number ``start`` on; files that lie wholly before it are not opened.
 
+        Args:
+            start: number of the first document.
+            report: told when the connection to the hub breaks.
+
         Raises:
-            DocumentProblem: a file cannot be read, is gone or has changed.
+            DocumentProblem: a file cannot be read, is gone or has changed; the hub cannot be reached for long.
         """
         if self.repository is not None:
-            rest = _read_hub(self.documents, self.repository, self.revision, start)
+            rest = _read_hub(self.documents, _hub_rows(self.documents, self.repository, self.revision), start, report)
             yield from itertools.islice(rest, self.count - start)
             return
         first = 0
@@ -140,7 +141,7 @@ def count_files(
 
 
 def count_hub(
-    documents: DocumentSet, reference: HubReference, sample: int, visit: Callable[[Content], None]
+    documents: DocumentSet, reference: HubReference, sample: int, visit: Callable[[Content], None], report: Report
 ) -> DocumentStream:
     """A data set of the hub, of which only the first documents are read now.
 
@@ -149,11 +150,12 @@ def count_hub(
         reference: the data set, pinned to a commit.
         sample: how many documents to read.
         visit: given each of them.
+        report: told when the connection breaks.
 
     Raises:
         DocumentProblem: the data set cannot be had, or does not say how many documents it has.
     """
-    rows = _hub_rows(documents, reference.repository, reference.revision)
+    rows = _hub_rows(documents, reference.repository, reference.revision).open()
     known = None
     if rows.info.splits and documents.document_bytes is None:
         known = rows.info.splits[str(rows.split)].num_examples
@@ -166,30 +168,20 @@ def count_hub(
     stream = DocumentStream(
         documents=documents, count=count, repository=reference.repository, revision=reference.revision
     )
-    for content in itertools.islice(stream.read(0), sample):
+    for content in itertools.islice(stream.read(0, report), sample):
         visit(content)
     return stream
 
 
-def _read_hub(documents: DocumentSet, repository: str, revision: str | None, start: int) -> Iterator[Content]:
-    rows = _hub_rows(documents, repository, revision)
+def _read_hub(documents: DocumentSet, rows: HubRows, start: int, report: Report) -> Iterator[Content]:
     whole = documents.document_bytes is None  # then every row is one document, and the library may skip rows unread
     contents = (
         content
-        for number, row in enumerate(rows.skip(start) if whole else rows, start=start + 1 if whole else 1)
-        for content in read_record(documents, f"{repository}:{number}", without_nulls(row))
+        for number, row in rows.read(start + 1 if whole else 1, report)
+        for content in read_record(documents, f"{rows.repository}:{number}", without_nulls(row))
     )
     return contents if whole else itertools.islice(contents, start, None)
 
 
-def _hub_rows(documents: DocumentSet, repository: str, revision: str | None) -> IterableDataset:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-
-    try:
-        return load_dataset(
-            repository, documents.subset, revision=revision, split=documents.split or "train", streaming=True
-        )
-    except (DatasetNotFoundError, ValueError, OSError) as error:
-        message = str(error).splitlines()[0]
-        raise DocumentProblem(f"{repository}: the data set cannot be streamed: {message}") from None
+def _hub_rows(documents: DocumentSet, repository: str, revision: str | None) -> HubRows:
+    return HubRows(repository, revision, documents.subset, documents.split or "train")

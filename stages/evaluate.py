@@ -1,24 +1,36 @@
-"""The ``evaluate`` stage: bits per byte and agreement with the teacher, for every model on the same bytes."""
+"""The ``evaluate`` stage: every model asked the same questions, and the answers side by side."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from stages.artifacts import DocumentsArtifact, ModelArtifact, ReportArtifact, write_json
-from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted, not_keyed
+from stages.artifacts import DocumentsArtifact, EvaluationArtifact, ModelArtifact
+from stages.evaluation.cards import CardOptions
+from stages.evaluation.generations import GenerationOptions
+from stages.evaluation.overlap_options import OverlapOptions
+from stages.evaluation.robustness.options import InvarianceOptions, NoiseOptions, PromptBoundaryOptions
+from stages.evaluation.sections import TEACHER
+from stages.evaluation.suites.options import SuitesOptions, TrapsOptions
+from stages.stage import Input, StageConfig, StageContext, StageError, not_keyed
 
 if TYPE_CHECKING:
-    from stages.evaluation.comparison import Row
-    from stages.evaluation.scoring import ModelScores
-    from stages.evaluation.statistics import DocumentScore
-    from stages.evaluation.windows import Document
+    from stages.evaluation.windows import Conversation, Document
 
-SECONDS_BETWEEN_PROGRESS = 5.0
+SECTIONS: Mapping[str, str] = {
+    "generation": "stages.evaluation.generations:sections",
+    "suites": "stages.evaluation.suites.section:sections",
+    "card": "stages.evaluation.cards:sections",
+    "traps": "stages.evaluation.suites.traps:sections",
+    "prompt_boundary": "stages.evaluation.robustness.prompt_boundary:sections",
+    "invariance": "stages.evaluation.robustness.invariance:sections",
+    "noise": "stages.evaluation.robustness.noise:sections",
+}
+"""Option of ``evaluate`` -> what makes its sections (``stages.evaluation.sections.Sections``), in the report's order.
+An option that is None adds none. Retention comes before them, of whatever text and conversations there are."""
 
 
 class EvaluateConfig(StageConfig):
@@ -26,43 +38,79 @@ class EvaluateConfig(StageConfig):
 
     initial: str | None = None
     """Stage whose model is the zero point of "gap closed"; without it that column is left out."""
+    control: str | None = None
+    """Stage whose model had the same budget without the method under test; differences to it are shown as well."""
     trained_domains: tuple[str, ...] = ()
     """Domains of the evaluation data that the students were trained on; only marks them in the table."""
     window_bytes: int = Field(1500, ge=16)
     """Documents are cut into windows of at most this many bytes; no model sees past its window."""
     max_documents: int | None = Field(None, ge=1)
     """Evaluate on the first so many documents of each domain; all by default."""
+    generation: GenerationOptions | None = None
+    """Let every model continue held-out documents: samples side by side, and exact match with the text's own
+    continuation."""
+    suites: SuitesOptions | None = None
+    """Generated questions that tell tokenizers apart: a list of suites, or each with its options."""
+    card: CardOptions | None = None
+    """The models' tokenizers on the held-out text, and what a byte costs each model: ``card: {}``."""
+    traps: TrapsOptions | None = None
+    """Glued words that a token runs across, for the tokenizers under evaluation, with controls: ``traps: {}``."""
+    prompt_boundary: PromptBoundaryOptions | None = None
+    """What it costs that a prompt ends inside a token: ``prompt_boundary: {}``."""
+    invariance: InvarianceOptions | None = None
+    """How much a model minds in which tokens a text reaches it: ``invariance: {}``."""
+    noise: NoiseOptions | None = None
+    """How a model bears misspelled text: ``noise: {}``."""
+    overlap: OverlapOptions | None = None
+    """Look for the held-out text in the training text of ``data.train``: ``report`` what is found, ``exclude``
+    overlapping documents from the evaluation, or ``refuse`` to evaluate."""
     batch_tokens: int = not_keyed(4096, ge=1)
     """Tokens of one forward pass, padding included."""
 
+    @property
+    def wanted_inputs(self) -> frozenset[str]:
+        """The training text, where the held-out text is looked for in it."""
+        return frozenset() if self.overlap is None else frozenset({"training"})
+
+    def upstream_problems(
+        self, upstream: Mapping[str, Mapping[str, StageConfig]]
+    ) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        """``initial`` and ``control`` are among the models that are compared."""
+        return [((option,), problem) for option, problem in self.unknown_rows(upstream.get("models", {})).items()]
+
+    def unknown_rows(self, models: Collection[str]) -> dict[str, str]:
+        """Options that name a model which is not among ``models``, and what to say of each."""
+        named = {"initial": self.initial, "control": self.control}
+        return {
+            option: f"{name!r} is not among the models under needs: {', '.join(models)}"
+            for option, name in named.items()
+            if name is not None and name not in models
+        }
+
 
 class Evaluate:
-    """Scores the teacher and every model under ``needs`` on held-out documents."""
+    """Asks the teacher and every model under ``needs``, one model in memory after another."""
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     Config = EvaluateConfig
     inputs: ClassVar[Mapping[str, Input]] = {
         "models": Input(ModelArtifact, many=True),
         "teacher": Input(ModelArtifact, source="teacher"),
         "documents": Input(DocumentsArtifact, source="eval"),
+        "training": Input(DocumentsArtifact, source="train", optional=True),
     }
-    output = ReportArtifact
+    output = EvaluationArtifact
 
     def run(self, ctx: StageContext) -> None:
-        """Write ``report.json``, ``metrics.json``, ``table.txt`` and ``curves.png``.
+        """Write ``report.json``, ``report.html``, ``metrics.json`` and ``table.txt``.
 
-        The scores of each finished model are kept in ``ctx.work``, so an interrupted evaluation goes on with the
-        next model.
+        What each section has of each model is kept in ``ctx.work``, so an interrupted evaluation goes on where it was.
 
         Raises:
-            StageError: the configuration names what is not there, the documents give nothing to score, or a model
-                cannot be scored.
+            StageError: the configuration names what is not there, or nothing could be measured of any model.
             StageInterrupted: asked to stop.
         """
-        from stages.evaluation.comparison import prepare
-        from stages.evaluation.plot import draw, read_curve
-        from stages.evaluation.report import TEACHER, build_report, flat_metrics, to_json
-        from stages.evaluation.table import render
+        from stages.evaluation.runner import evaluate
         from stages.evaluation.windows import read_documents
 
         if ctx.world_size > 1:
@@ -70,78 +118,29 @@ class Evaluate:
         if TEACHER in ctx.inputs["models"]:
             raise StageError(f"a model stage under needs is called {TEACHER!r}, which is the teacher's row; rename it")
         paths = {TEACHER: ctx.input("teacher"), **ctx.inputs["models"]}
-        documents = read_documents(ctx.input("documents"), ctx.config.max_documents)
-        _check_names(ctx.config, ctx.inputs["models"], documents)
+        documents, conversations = read_documents(ctx.input("documents"), ctx.config.max_documents)
+        _check_names(ctx.config, ctx.inputs["models"], [*documents, *conversations])
+        options = {name: getattr(ctx.config, name) for name in SECTIONS}
+        makers = {SECTIONS[name]: value for name, value in options.items() if value is not None}
+        if ctx.config.overlap is None:
+            evaluate(ctx, paths, documents, conversations, makers)
+            return
+        from stages.evaluation.overlap import compare_with_training
 
-        documents, rows = prepare(paths, documents, ctx.config.window_bytes)
-        scores = _score_all(ctx, documents, rows)
-        report = build_report(documents, scores, trained=ctx.config.trained_domains, initial=ctx.config.initial)
-        settings = ctx.config.model_dump(mode="json", include={"window_bytes", "max_documents"})
-        write_json(ctx.out / "report.json", to_json(report, documents, scores, settings))
-        write_json(ctx.out / "metrics.json", flat_metrics(report))
-        (ctx.out / "table.txt").write_text(render(report), encoding="utf-8")
-        curves = {name: curve for name, path in paths.items() if (curve := read_curve(path)) is not None}
-        draw(report, curves, ctx.out / "curves.png")
-        for line in report.warnings:
-            ctx.progress(f"evaluate: WARNING: {line}")
+        overlap = compare_with_training(ctx, ctx.config.overlap, [*documents, *conversations])
+        kept, kept_conversations = overlap.kept(documents), overlap.kept(conversations)
+        evaluate(ctx, paths, kept, kept_conversations, makers, first=[overlap.report()])
 
 
-def _check_names(config: EvaluateConfig, models: Mapping[str, Path], documents: Sequence[Document]) -> None:
+def _check_names(
+    config: EvaluateConfig, models: Mapping[str, Path], documents: Sequence[Document | Conversation]
+) -> None:
     """Refuse names that would silently leave out a column or mislabel one."""
-    if config.initial is not None and config.initial not in models:
-        raise StageError(f"initial: {config.initial!r} is not among the models under needs: {', '.join(models)}")
+    for option, problem in config.unknown_rows(models).items():
+        raise StageError(f"{option}: {problem}")
     domains = dict.fromkeys(document.domain for document in documents)
     unknown = [domain for domain in config.trained_domains if domain not in domains]
     if unknown:
         raise StageError(
             f"trained_domains: {', '.join(unknown)} not in the evaluation data; its domains are {', '.join(domains)}"
         )
-
-
-def _score_all(ctx: StageContext, documents: Sequence[Document], rows: Sequence[Row]) -> dict[str, list[DocumentScore]]:
-    """Row name -> one score a document. The teacher's is the first row."""
-    from stages.evaluation.comparison import document_scores
-
-    scores = {}
-    teacher: ModelScores | None = None
-    for number, row in enumerate(rows, start=1):
-        result = _score_model(ctx, row, f"{row.name} {number}/{len(rows)}")
-        teacher = teacher or result
-        scores[row.name] = document_scores(rows[0], teacher, row, result, len(documents))
-    return scores
-
-
-def _score_model(ctx: StageContext, row: Row, label: str) -> ModelScores:
-    """The model's scores, computed or read from what an earlier attempt saved."""
-    from stages.evaluation.scoring import ModelScores, load_model, score_windows
-
-    saved = ctx.work / f"{row.name}.npz"
-    if saved.exists():
-        ctx.progress(f"evaluate: {label}, scored by an earlier attempt")
-        return ModelScores.load(saved)
-    ctx.progress(f"evaluate: {label}, loading")
-    scores = score_windows(
-        load_model(row.path),
-        row.windows,
-        prefix_ids=row.view.prefix_ids,
-        vocab_size=row.view.vocab_size,
-        batch_tokens=ctx.config.batch_tokens,
-        on_batch=_progress(ctx, label),
-    )
-    scores.save(saved)
-    return scores
-
-
-def _progress(ctx: StageContext, label: str) -> Callable[[float], None]:
-    """A callback for the share done: says so now and then, and stops the stage when it is asked to."""
-    last = time.monotonic()
-
-    def report(share: float) -> None:
-        nonlocal last
-        if ctx.should_stop():
-            raise StageInterrupted(f"evaluate: stopped at {label}; finished models are kept")
-        if time.monotonic() - last >= SECONDS_BETWEEN_PROGRESS:
-            ctx.progress(f"evaluate: {label}, {share:.0%}")
-            last = time.monotonic()
-
-    return report

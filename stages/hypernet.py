@@ -80,7 +80,7 @@ def _prepare(ctx: StageContext) -> tuple[HypernetTrainer, dict[str, object]]:
     except UnsupportedTokenizer as error:
         raise StageError(str(error)) from None
     segmenter = ByteSegmenter(TokenIndex(view), byte_model(tokenizer, view))
-    sampler = Sampler(TrainingDocuments(ctx.input("documents"), ctx.cache), view, segmenter, config)
+    sampler = Sampler(TrainingDocuments(ctx.input("documents"), ctx.cache, ctx.progress), view, segmenter, config)
     table = StudentTable.of(student, view.vocab_size)
     shape = _shape(config, table.layout)
     rows = table.rows()

@@ -7,6 +7,7 @@ and is not locked is that of a rank that died without a word.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,6 +19,9 @@ from typing import Literal
 
 DIRECTORY = "ranks"
 """Inside an attempt's directory."""
+
+NO_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""What ``flock`` fails with on a file system that has none."""
 
 State = Literal["running", "finished", "interrupted", "failed"]
 
@@ -57,9 +61,14 @@ class RankRecord:
     def __init__(self, attempt: Path, place: Place) -> None:
         directory = attempt / DIRECTORY
         directory.mkdir(exist_ok=True)
-        self._facts = {"rank": place.rank, "host": socket.gethostname(), "pid": os.getpid()}
+        self._facts = {"rank": place.rank, "host": socket.gethostname(), "pid": os.getpid(), "locked": True}
         self._descriptor: int | None = os.open(directory / f"{place.rank}.json", os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # waits only for someone who is just looking
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # waits only for someone who is just looking
+        except OSError as error:
+            if error.errno not in NO_FLOCK:
+                raise
+            self._facts["locked"] = False  # only this machine can tell whether the process lives
         os.register_at_fork(after_in_child=self._disown)
         self.set("running")
 

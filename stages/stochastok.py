@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
 
 from stages.artifacts import DocumentsArtifact, ModelArtifact
 from stages.objectives import CrossEntropyOptions, LossEntry
 from stages.stage import Input, StageContext
 from stages.training.config import TrainingConfig
+from stages.training.split_options import SplitOptions
 
 
-class StochasTokConfig(TrainingConfig):
-    """Options of ``stochastok``: those of every training stage, and how much is split."""
+class StochasTokConfig(SplitOptions, TrainingConfig):
+    """Options of ``stochastok``: those of every training stage, and what is split and how."""
 
-    proportion: float = Field(0.1, ge=0, le=1)
-    """Split attempts as a share of a document's tokens; 0 is the same-budget control."""
+    train_on: Literal["assistant", "all", "last"] = "assistant"
+    """Of conversations, the messages to learn from: every assistant turn, every message, or the last assistant turn."""
+
+    @property
+    def splits(self) -> SplitOptions:
+        return self
 
 
 class StochasTok:
-    """Fine-tune by cross-entropy on stochastically split text; every epoch draws new splits."""
+    """Fine-tune by cross-entropy on stochastically split text; every epoch draws new splits.
 
-    VERSION = 2
+    With ``proportion: 0`` it is ``distill`` with ``cross_entropy`` alone and without ``models.teacher``. Chunks are the
+    tokens that the tokenizer gives: every piece of one is learned where the whole would be.
+    """
+
+    VERSION = 3
     Config = StochasTokConfig
     inputs = {
         "student": Input(ModelArtifact),
@@ -30,9 +39,11 @@ class StochasTok:
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
-        from stages.training.random_splits import RandomSplits
+        from stages.training.aligner import DocumentAligner
         from stages.training.run import train_student
+        from stages.training.teaching import splits_of
 
         config: StochasTokConfig = ctx.config
-        maker = RandomSplits(ctx.input("student"), config.proportion, config.window_tokens, config.seed)
-        train_student(ctx, config, (LossEntry(cross_entropy=CrossEntropyOptions()),), maker)
+        student = ctx.input("student")
+        aligner = DocumentAligner(student, student, config.window_tokens, config.train_on, splits=splits_of(ctx))
+        train_student(ctx, config, (LossEntry(cross_entropy=CrossEntropyOptions()),), aligner)

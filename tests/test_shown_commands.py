@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("recipes/**/*.md")])
 RECIPES = sorted(REPOSITORY.glob("recipes/*.yaml"))
 READ_ONLY = {"plan", "graph", "validate", "show", "status", "slurm"}
-RUN_HERE = {"audit"}  # trains nothing
+RUN_HERE = {"audit", "card", "mixture"}  # trains nothing
 
 
 def _commands() -> list[tuple[str, str]]:

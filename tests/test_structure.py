@@ -16,7 +16,7 @@ MAY_IMPORT = {
 }
 STAGE_MODULES = {
     *("sources", "document_source", "align", "audit", "init", "generate", "distill", "stochastok", "evaluate"),
-    *("tokenizer", "hypernet", "score", "import_scores"),
+    *("tokenizer", "hypernet", "score", "import_scores", "suite_documents"),
 }
 HEAVY = {"torch", "transformers", "mlflow", "deepspeed", "datasets", "matplotlib"}
 LIGHT = [path for glob in ("pipeline/*.py", "stages/*.py", "stages/objectives/*.py") for path in REPOSITORY.glob(glob)]
@@ -70,6 +70,14 @@ def test_planning_code_imports_nothing_heavy(path):
 @pytest.mark.parametrize("path", _sources(), ids=_name)
 def test_files_stay_small(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, f"{_name(path)} wants splitting"
+
+
+@pytest.mark.parametrize("path", _sources(), ids=_name)
+def test_functions_stay_small(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = {node.name: size for node in functions if (size := node.end_lineno - node.lineno + 1) > 60}
+    assert not long, f"{_name(path)}: {long} lines; give the middle of each a name"
 
 
 def test_vocabularies_change_on_disk_alone():

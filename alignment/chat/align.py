@@ -131,9 +131,6 @@ def align_chat(
     chunks = mask_chunks(
         chunks, teacher=~_of_message(trained, teacher_tokens), student=~_of_message(trained, student_tokens)
     )
-    chunk_message = np.full(chunks.num_chunks, -1, dtype=np.int32)
-    scored = chunks.teacher_chunk >= 0
-    chunk_message[chunks.teacher_chunk[scored]] = teacher_tokens.message[scored]
     return AlignedChat(
         teacher=_summary(teacher_chat, teacher_tokens, trained),
         student=_summary(student_chat, student_tokens, trained),
@@ -142,7 +139,7 @@ def align_chat(
             teacher_chunk=chunks.teacher_chunk[~teacher_tokens.filler],
             student_chunk=chunks.student_chunk[~student_tokens.filler],
         ),
-        chunk_message=chunk_message,
+        chunk_message=_chunk_messages(chunks, teacher_tokens),
         chunk_is_end=chunks.chunk_starts == chunks.chunk_ends,
         trained_bytes=int(np.diff(layout.message_ends, prepend=0)[trained].sum()),
         tool_calls=sum(len(message.get("tool_calls") or ()) for message in messages),
@@ -164,6 +161,14 @@ def _trained_messages(roles: Sequence[str], train_on: TrainOn) -> np.ndarray:
 def _of_message(flags: np.ndarray, tokens: ContentTokens) -> np.ndarray:
     """bool [T]: the flag of each token's message; False for markup."""
     return np.append(flags, False)[tokens.message]  # the -1 of markup reads the entry at the end
+
+
+def _chunk_messages(chunks: ChunkAlignment, teacher: ContentTokens) -> np.ndarray:
+    """int32 [C]: the message of each chunk, the same on both sides."""
+    messages = np.full(chunks.num_chunks, -1, dtype=np.int32)
+    scored = chunks.teacher_chunk >= 0
+    messages[chunks.teacher_chunk[scored]] = teacher.message[scored]
+    return messages
 
 
 def _summary(chat: RenderedChat, tokens: ContentTokens, trained: np.ndarray) -> ChatTokens:

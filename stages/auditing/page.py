@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from string import Template
 
 from alignment.audit.report import AuditReport
@@ -57,18 +57,33 @@ $body
 def render(result: AuditResult) -> str:
     """The whole page, with every row of every table."""
     report = result.report
-    parts = [section for section in sections(result) if section.sentences or section.details or section.rows]
     plots = {"text": text_plot(report)}
     if report.suppression.kinds:
         plots["suppression"] = suppression_plot(report.suppression.kinds)
+    title = f"Audit: {report.teacher.name} → {report.student.name}"
+    return render_page(title, headline(report), _figures(report), sections(result), plots)
+
+
+def render_page(
+    title: str,
+    subtitle: str,
+    figures: Iterable[tuple[str, str]],
+    parts: Sequence[Section],
+    plots: Mapping[str, str] | None = None,
+) -> str:
+    """A page of sections; those that say nothing are left out.
+
+    Args:
+        figures: name and value of the numbers that a user looks for first.
+        plots: identity of a section -> an SVG element.
+    """
+    parts = [section for section in parts if section.sentences or section.details or section.rows]
     return _PAGE.substitute(
-        title=_escape(f"Audit: {report.teacher.name} → {report.student.name}"),
-        headline=_escape(headline(report)),
-        figures="".join(
-            f"<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>" for name, value in _figures(report)
-        ),
+        title=_escape(title),
+        headline=_escape(subtitle),
+        figures="".join(f"<div><dt>{_escape(name)}</dt><dd>{_escape(value)}</dd></div>" for name, value in figures),
         links="".join(f'<a href="#{part.identity}">{part.identity}</a>' for part in parts),
-        body="\n".join(_section(part, plots.get(part.identity, "")) for part in parts),
+        body="\n".join(_section(part, (plots or {}).get(part.identity, "")) for part in parts),
     )
 
 

@@ -1,18 +1,15 @@
-"""The audit's plots as SVG elements for a page: text stays text, and equal numbers give equal bytes."""
+"""The audit's plots as SVG elements for a page."""
 
 from __future__ import annotations
 
-import html
-import io
-import re
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alignment.audit.report import AuditReport, SuppressedKind, TextSlice
+from stages.pages import svg
 
 TEACHER_COLOUR = "#3b6fb6"
 STUDENT_COLOUR = "#e07a3f"
@@ -21,20 +18,12 @@ _OTHER_COLOUR = "#5b8c5a"
 _SMALLEST_SHARE = 0.001
 """Classes and scripts with less of the text than this are only in the tables."""
 
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names come from the user and from the text
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-
 
 def text_plot(report: AuditReport) -> str:
     """Per domain, class and script: tokens a byte of both sides, one-to-one text and fused chunks."""
     slices = [item for item in _slices(report) if item.share and item.share >= _SMALLEST_SHARE]
     names = [item.name for item in slices]
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "text"}):
+    with svg.style("text"):
         figure = Figure(figsize=(10, 1.2 + 0.3 * len(slices)), layout="constrained")
         fertility, one_to_one, fused = figure.subplots(1, 3, sharey=True)
         rows = np.arange(len(slices))
@@ -49,12 +38,14 @@ def text_plot(report: AuditReport) -> str:
         fertility.invert_yaxis()
         _shares(one_to_one, rows, _values(slices, "one_to_one"), "text in 1:1 chunks")
         _shares(fused, rows, _values(slices, "fused"), "chunks fused by ALM's γ rule")
-        return _svg(figure, "text", "Bars per domain, class of text and script; the table below has the numbers.")
+        return svg.element(
+            figure, "text", "Bars per domain, class of text and script; the table below has the numbers."
+        )
 
 
 def suppression_plot(kinds: Sequence[SuppressedKind]) -> str:
     """How much of the student's text a loss on the common vocabulary pushes down, by kind of token."""
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": "suppression"}):
+    with svg.style("suppression"):
         figure = Figure(figsize=(10, 0.9 + 0.3 * len(kinds)), layout="constrained")
         axes = figure.add_subplot()
         rows = np.arange(len(kinds))
@@ -63,7 +54,7 @@ def suppression_plot(kinds: Sequence[SuppressedKind]) -> str:
         axes.set_yticks(rows, [kind.kind for kind in kinds])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.2%}")
         axes.invert_yaxis()
-        return _svg(figure, "suppression", "Bars per kind of token; the table below has the numbers.")
+        return svg.element(figure, "suppression", "Bars per kind of token; the table below has the numbers.")
 
 
 def _slices(report: AuditReport) -> tuple[TextSlice, ...]:
@@ -79,16 +70,3 @@ def _shares(axes: Axes, rows: np.ndarray, values: Sequence[float], title: str) -
     axes.barh(rows, values, 0.6, color=_OTHER_COLOUR)
     axes.set(title=title, xlim=(0, 1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-
-
-def _svg(figure: Figure, name: str, description: str) -> str:
-    """The figure as an element that stands in a page and is announced as an image with this description."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    label = html.escape(description, quote=True)
-    svg = svg[svg.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    # Fixed sizes in points would not shrink with the window; the viewBox keeps the proportions.
-    svg = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", svg, count=2)
-    # Every figure numbers its parts from 1, but in a page an id is used once.
-    return re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{name}-", svg)

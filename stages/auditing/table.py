@@ -23,21 +23,26 @@ _GAP = 2
 
 def render(result: AuditResult) -> str:
     """All sections of ``result``; where a table is cut short, it says so. ``report.html`` has all rows."""
-    parts = [f"Audit: {headline(result.report)}", *(_section(section) for section in sections(result))]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return render_text(f"Audit: {headline(result.report)}", sections(result))
 
 
-def _section(section: Section) -> str:
+def render_text(heading: str, parts: Sequence[Section], *, page: str = "report.html") -> str:
+    """A heading and sections, without those that say nothing; ``page`` says where rows are that it has no room for."""
+    texts = [heading, *(_section(section, page) for section in parts)]
+    return "\n\n".join(text for text in texts if text) + "\n"
+
+
+def _section(section: Section, page: str) -> str:
     lines = [section.title]
     for sentence in section.sentences:
         lines += textwrap.wrap(
             sentence, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT * 2, break_on_hyphens=False
         )
-    lines += _table(section)
+    lines += _table(section, page)
     return "\n".join(lines) if len(lines) > 1 else ""
 
 
-def _table(section: Section) -> list[str]:
+def _table(section: Section, page: str) -> list[str]:
     if not section.brief:
         return []
     shown = [index for index, column in enumerate(section.columns) if column.brief]
@@ -55,7 +60,7 @@ def _table(section: Section) -> list[str]:
     console.print(table)
     lines = [_INDENT + line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
     hidden = len(section.rows) - len(section.brief)
-    return [*lines, f"{_INDENT}and {hidden} more in report.html"] if hidden else lines
+    return [*lines, f"{_INDENT}and {hidden} more in {page}"] if hidden else lines
 
 
 def _widths(columns: Sequence[Column], headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:

@@ -68,13 +68,7 @@ def write_tokenizer(
             be derived, a role is no token, there is no end-of-text token, or what was written is loaded otherwise.
     """
     roles = {f"{role}_token": token for role, token in (roles or {}).items()}
-    code = tokenizer_code(source) if source.is_dir() else None
-    if code is not None and not trust_remote_code:
-        raise ConversionError(
-            f"{source}: the tokenizer wants to run code of its own, {code} (auto_map in its tokenizer_config.json), "
-            "and nothing was run. Read that code; if you trust it, write `trust_remote_code: true` beside this "
-            "directory in the recipe"
-        )
+    code = _own_code(source, trust_remote_code)
     if code is None and not roles and all((source / name).is_file() for name in FAST_FILES):
         directory.mkdir(parents=True, exist_ok=True)
         for name in (*FAST_FILES, *OTHER_FILES):
@@ -98,6 +92,18 @@ def write_tokenizer(
     if published.eos_token_id is None:
         raise ConversionError(f"{source}: has no end-of-text token; name one of its tokens as 'eos'")
     return published
+
+
+def _own_code(source: Path, trusted: bool) -> str | None:
+    """The code that the tokenizer of a directory wants to run; None for none."""
+    code = tokenizer_code(source) if source.is_dir() else None
+    if code is not None and not trusted:
+        raise ConversionError(
+            f"{source}: the tokenizer wants to run code of its own, {code} (auto_map in its tokenizer_config.json), "
+            "and nothing was run. Read that code; if you trust it, write `trust_remote_code: true` beside this "
+            "directory in the recipe"
+        )
+    return code
 
 
 def _copied(source: Path, directory: Path) -> PreTrainedTokenizerBase:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from alignment.byte_view import ByteView, InexactEncoding
 from stages.evaluation.agreement import ScoredTokens, window_agreement
 from stages.evaluation.scoring import ModelScores
 from stages.evaluation.statistics import DocumentScore
-from stages.evaluation.windows import Document, Window, common_boundaries, cut, window
+from stages.evaluation.windows import Document, Window, cut, shared_ends, window
 from stages.stage import StageError
 
 
@@ -21,53 +20,86 @@ class Row:
     """One model of the comparison, and the windows as its tokenizer spells them."""
 
     name: str
-    path: Path
     view: ByteView
     windows: Sequence[Window]
 
 
-def prepare(
-    paths: Mapping[str, Path], documents: Sequence[Document], window_bytes: int
-) -> tuple[list[Document], list[Row]]:
-    """Cut ``documents`` for all models of ``paths`` (row name -> model directory) alike.
+@dataclass(frozen=True)
+class Comparison:
+    """What all models are scored on.
 
-    Returns:
-        The documents that have something to score, and one row a model with a window for every span.
+    Attributes:
+        documents: those that have something to score.
+        rows: row name -> a window for every span of them.
+        left_out: id -> why a document is scored for no model.
+    """
+
+    documents: Sequence[Document]
+    rows: Mapping[str, Row]
+    left_out: Mapping[str, str]
+
+
+def prepare(views: Mapping[str, ByteView], documents: Sequence[Document], window_bytes: int) -> Comparison:
+    """Cut ``documents`` for all models of ``views`` (row name -> tokenizer) alike.
+
+    A document that one of the tokenizers does not reproduce is left out for all models, so that all numbers are of the
+    same bytes; and so is one that is too short to have anything to score.
 
     Raises:
-        StageError: a tokenizer does not reproduce a document, or a domain has nothing to score.
+        StageError: a domain has nothing to score.
     """
-    views = {name: ByteView.from_tokenizer(path) for name, path in paths.items()}
     # Models that share a tokenizer share its encodings and windows.
     distinct = {view.fingerprint: view for view in views.values()}
     windows: dict[str, list[Window]] = {fingerprint: [] for fingerprint in distinct}
     kept: list[Document] = []
+    left_out: dict[str, str] = {}
     for document in documents:
         try:
             encodings = {fingerprint: view.encode(document.text) for fingerprint, view in distinct.items()}
         except InexactEncoding as error:
-            raise StageError(f"document {document.id}: {error}") from error
-        spans = cut(common_boundaries([encoding.byte_ends for encoding in encodings.values()]), window_bytes)
+            left_out[document.id] = str(error)
+            continue
+        spans = cut(shared_ends(document.text, [encoding.byte_ends for encoding in encodings.values()]), window_bytes)
         if not spans:
+            left_out[document.id] = f"no window of {window_bytes} bytes has two token ends common to all tokenizers"
             continue
         for fingerprint, encoding in encodings.items():
             windows[fingerprint] += [window(len(kept), encoding.ids, encoding.byte_ends, span) for span in spans]
         kept.append(document)
-    empty = {document.domain for document in documents} - {document.domain for document in kept}
-    if empty or not kept:
+    empty = [domain for domain in _domains(documents) if domain not in _domains(kept)]
+    if empty:
+        reason = next(left_out[document.id] for document in documents if document.domain in empty)
         raise StageError(
-            f"nothing to score in the evaluation data ({', '.join(sorted(empty)) or 'no documents'}): no window of "
-            f"{window_bytes} bytes has two token ends common to all tokenizers; give longer documents"
+            f"nothing to score in the evaluation data ({', '.join(empty)}): {reason}; give other or longer documents, "
+            "or leave the domain out of data.eval"
         )
-    rows = [Row(name, path, views[name], windows[views[name].fingerprint]) for name, path in paths.items()]
-    return kept, rows
+    rows = {name: Row(name, view, windows[view.fingerprint]) for name, view in views.items()}
+    return Comparison(kept, rows, left_out)
 
 
-def document_scores(
-    teacher: Row, teacher_scores: ModelScores, model: Row, model_scores: ModelScores, documents: int
-) -> list[DocumentScore]:
-    """What ``model`` scored on each of the ``documents``, and how far it is from ``teacher`` there."""
+def _domains(documents: Sequence[Document]) -> dict[str, None]:
+    return dict.fromkeys(document.domain for document in documents)
+
+
+def document_scores(model: Row, scores: ModelScores, documents: int) -> list[DocumentScore]:
+    """What ``model`` scored on each of the ``documents``, without a teacher."""
     totals = [DocumentScore(0, 0.0, 0, 0, 0.0, 0)] * documents
+    for part, tokens in zip(model.windows, _tokens(model, scores), strict=True):
+        total = totals[part.document]
+        totals[part.document] = replace(
+            total,
+            bytes=total.bytes + part.scored_bytes,
+            nats=total.nats - float(tokens.logp.sum(dtype=np.float64)),
+            tokens=total.tokens + part.scored_tokens,
+        )
+    return totals
+
+
+def with_agreement(
+    totals: Sequence[DocumentScore], teacher: Row, teacher_scores: ModelScores, model: Row, model_scores: ModelScores
+) -> list[DocumentScore]:
+    """``totals`` of ``model``, and how far it is from ``teacher`` on each document."""
+    totals = list(totals)
     sides = zip(
         teacher.windows, _tokens(teacher, teacher_scores), model.windows, _tokens(model, model_scores), strict=True
     )
@@ -84,9 +116,6 @@ def document_scores(
         total = totals[model_window.document]
         totals[model_window.document] = replace(
             total,
-            bytes=total.bytes + model_window.scored_bytes,
-            nats=total.nats - float(model_tokens.logp.sum(dtype=np.float64)),
-            tokens=total.tokens + model_window.scored_tokens,
             chunks=total.chunks + found.chunks,
             absolute_difference=total.absolute_difference + found.absolute_difference,
             same_top1=total.same_top1 + found.same_top1,

@@ -9,11 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
-Problem = Literal["empty", "crosses_boundary", "too_long", "not_representable"]
+Problem = Literal["empty", "crosses_boundary", "too_long", "not_representable", "no_start"]
 """Why a request has no number: nothing to score; a token spans context and continuation, so that no token's
-log-probability is the continuation's; more tokens than the model has positions; text that the tokenizer changes."""
+log-probability is the continuation's; more tokens than the model has positions; text that the tokenizer changes; no
+context, and no token of the tokenizer's that could begin a text."""
+
+Ability = Literal["score_texts", "score_continuations", "generate"]
+"""What a section asks of a model and a failed check of the preflight denies it: nats of whole held-out documents; nats
+of a continuation after a context; text after a prompt."""
+
+ABILITIES: frozenset[Ability] = frozenset(get_args(Ability))
 
 Watch = Callable[[float], None]
 """Told the share of the work done, in [0, 1]; may raise StageInterrupted."""
@@ -60,9 +67,10 @@ class Scorer(Protocol):
 
     def generate(
         self, prompts: Sequence[str], *, max_bytes: int, stop: Sequence[str] = (), watch: Watch = ...
-    ) -> list[str]:
+    ) -> list[str | None]:
         """Greedy continuations: at most ``max_bytes`` UTF-8 bytes each, whole characters, cut before the first string
-        of ``stop`` or at the model's end of text."""
+        of ``stop`` or at the model's end of text. None where the prompt leaves no room in the model's context, or its
+        tokenizer cannot spell it: to be counted, never taken for an empty answer."""
 
 
 def ignore(share: float) -> None:

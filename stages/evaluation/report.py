@@ -1,4 +1,4 @@
-"""The numbers of one evaluation, and how they are written down for programs."""
+"""The numbers of retention: all models on the same documents, pooled by domain, and as programs read them."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from stages.evaluation.sections import TEACHER
 from stages.evaluation.statistics import (
     SMALLEST_GAP,
-    Difference,
     DocumentScore,
     DomainResult,
     gap_closed,
-    paired_difference,
     summarise,
 )
 from stages.evaluation.windows import Document
-
-SCHEMA_VERSION = 1
-BOOTSTRAP_SEED = 0
-TEACHER = "teacher"
 
 DEFINITIONS = {
     "bits_per_byte": "sum of nats / (ln 2 * sum of bytes) over all documents of a domain; bytes of the original UTF-8 "
@@ -34,8 +29,8 @@ DEFINITIONS = {
     "nats_per_chunk": "the model's own mean negative log-probability of a chunk.",
     "gap_closed": "(initial - model) / (initial - teacher) in bits per byte; domains where initial - teacher is below "
     f"{SMALLEST_GAP} are left out.",
-    "difference": "bits per byte of the model minus those of the reference, with a 95 % paired bootstrap interval over "
-    "documents; null where the domain has one document.",
+    "difference": "the model minus the reference, with a 95 % paired bootstrap interval over documents; none where "
+    "the domain has one document.",
 }
 
 
@@ -45,14 +40,11 @@ class ModelResult:
 
     Attributes:
         domains: domain -> numbers.
-        to_teacher, to_initial: domain -> difference in bits per byte; ``to_initial`` is empty without an initial model.
-        gap_closed: domain -> share of the gap closed; empty without an initial model.
+        gap_closed: domain -> share of the gap closed; empty without an initial model or a teacher.
     """
 
     name: str
     domains: Mapping[str, DomainResult]
-    to_teacher: Mapping[str, Difference]
-    to_initial: Mapping[str, Difference]
     gap_closed: Mapping[str, float]
 
     @property
@@ -69,17 +61,21 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the table, the plot and the JSON show.
+    """The numbers of the documents.
 
     Attributes:
-        models: the rows; the teacher is the first.
+        models: the rows, the teacher first if it was scored.
+        scores: row name -> domain -> one score a document.
+        references: role -> row that the others are compared with.
         trained, untrained: domains; all are in ``untrained`` when the recipe does not say which were trained on.
-        initial: name of the row from which "gap closed" counts, if any.
+        initial: the row from which "gap closed" counts, if any.
         no_gap: domains left out of "gap closed" because initial student and teacher are equally good there.
         warnings: lines for the user.
     """
 
     models: tuple[ModelResult, ...]
+    scores: Mapping[str, Mapping[str, Sequence[DocumentScore]]]
+    references: Mapping[str, str]
     trained: tuple[str, ...]
     untrained: tuple[str, ...]
     initial: str | None
@@ -91,6 +87,10 @@ class Report:
         """Trained domains first."""
         return self.trained + self.untrained
 
+    def note(self, domain: str) -> str:
+        """Whether a domain was trained on, where the recipe says so."""
+        return ("trained" if domain in self.trained else "untrained") if self.trained else ""
+
 
 def build_report(
     documents: Sequence[Document],
@@ -98,8 +98,12 @@ def build_report(
     *,
     trained: Sequence[str],
     initial: str | None,
+    references: Mapping[str, str],
 ) -> Report:
-    """Pool ``scores`` (row name -> one score a document, the teacher's among them) by the documents' domains."""
+    """Pool ``scores`` (row name -> one score a document) by the documents' domains.
+
+    ``initial`` and ``references`` (role -> row) count as far as they are among the rows.
+    """
     members: dict[str, list[int]] = {}
     for index, document in enumerate(documents):
         members.setdefault(document.domain, []).append(index)
@@ -110,31 +114,19 @@ def build_report(
     results = {
         name: {domain: summarise(values) for domain, values in domains.items()} for name, domains in by_domain.items()
     }
-
-    def differences(name: str, reference: str | None) -> dict[str, Difference]:
-        if reference is None:
-            return {}
-        return {
-            domain: paired_difference(values, by_domain[reference][domain], seed=BOOTSTRAP_SEED)
-            for domain, values in by_domain[name].items()
-        }
-
+    with_gap = initial in results and TEACHER in results
     models = tuple(
-        ModelResult(
-            name=name,
-            domains=domains,
-            to_teacher=differences(name, TEACHER),
-            to_initial=differences(name, initial),
-            gap_closed=gap_closed(domains, results[initial], results[TEACHER]) if initial else {},
-        )
+        ModelResult(name, domains, gap_closed(domains, results[initial], results[TEACHER]) if with_gap else {})
         for name, domains in results.items()
     )
     return Report(
         models=models,
+        scores=by_domain,
+        references=references,
         trained=tuple(domain for domain in members if domain in trained),
         untrained=tuple(domain for domain in members if domain not in trained),
-        initial=initial,
-        no_gap=tuple(domain for domain in members if domain not in models[0].gap_closed) if initial else (),
+        initial=initial if with_gap else None,
+        no_gap=tuple(domain for domain in members if domain not in models[0].gap_closed) if with_gap else (),
         warnings=tuple(_misalignments(models)),
     )
 
@@ -146,36 +138,25 @@ def _misalignments(models: Sequence[ModelResult]) -> list[str]:
         f"look for bytes that are shifted between the two"
         for model in models
         for domain, result in model.domains.items()
-        if result.agreement_nats > result.nats_per_chunk
+        if result.agreement_nats is not None and result.agreement_nats > result.nats_per_chunk
     ]
 
 
-def to_json(
-    report: Report,
-    documents: Sequence[Document],
-    scores: Mapping[str, Sequence[DocumentScore]],
-    settings: Mapping[str, Any],
+def to_data(
+    report: Report, documents: Sequence[Document], scores: Mapping[str, Sequence[DocumentScore]]
 ) -> dict[str, Any]:
-    """The content of ``report.json``; ``settings`` are those that the numbers depend on."""
+    """The numbers for programs: of each model by domain, and of each document by model."""
     return {
-        "schema_version": SCHEMA_VERSION,
         "definitions": DEFINITIONS,
-        "settings": settings,
-        "trained_domains": report.trained,
-        "untrained_domains": report.untrained,
+        "trained_domains": list(report.trained),
+        "untrained_domains": list(report.untrained),
         "initial": report.initial,
-        "domains_without_gap": report.no_gap,
-        "warnings": report.warnings,
+        "domains_without_gap": list(report.no_gap),
         "models": {
             model.name: {
                 "gap_closed_mean": model.gap_closed_mean,
                 "domains": {
-                    domain: {
-                        **asdict(result),
-                        "difference_to_teacher": model.to_teacher[domain]._asdict(),
-                        "difference_to_initial": model.to_initial[domain]._asdict() if model.to_initial else None,
-                        "gap_closed": model.gap_closed.get(domain),
-                    }
+                    domain: {**asdict(result), "gap_closed": model.gap_closed.get(domain)}
                     for domain, result in model.domains.items()
                 },
             }
@@ -193,13 +174,13 @@ def to_json(
 
 
 def flat_metrics(report: Report) -> dict[str, float]:
-    """The content of ``metrics.json``: ``<row>.<measure>.<domain>`` and ``<row>.gap_closed_mean``."""
+    """``<row>.<measure>.<domain>`` and ``<row>.gap_closed_mean``."""
     metrics = {}
     for model in report.models:
         for domain, result in model.domains.items():
-            metrics[f"{model.name}.bits_per_byte.{domain}"] = result.bits_per_byte
-            metrics[f"{model.name}.agreement_nats.{domain}"] = result.agreement_nats
-            metrics[f"{model.name}.top1.{domain}"] = result.top1
+            for measure in ("bits_per_byte", "agreement_nats", "top1"):
+                if (value := getattr(result, measure)) is not None:
+                    metrics[f"{model.name}.{measure}.{domain}"] = value
         metrics[f"{model.name}.tokens_per_byte"] = model.tokens_per_byte
         if model.gap_closed_mean is not None:
             metrics[f"{model.name}.gap_closed_mean"] = model.gap_closed_mean

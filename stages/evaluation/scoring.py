@@ -5,17 +5,16 @@ B windows of a batch, T positions, R scored tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from losses.predictions import LinearHead
-from stages.evaluation.windows import Window
 from stages.model_loading import load_causal_lm
 from stages.output_head import OutputHead, output_matrix
 from stages.stage import StageError
@@ -23,10 +22,20 @@ from stages.stage import StageError
 LOGITS_BLOCK = 1 << 24
 """Most logits held at once while looking for greedy tokens: 64 MiB in float32."""
 
+States = Callable[[Tensor], Tensor]
+"""Final hidden states [B, T, D] of token ids [B, T]."""
+
+
+class TokenRow(Protocol):
+    """One text as tokens ``ids``, int32 [T]: those from ``first_scored`` on are scored, the others are context."""
+
+    ids: np.ndarray
+    first_scored: int
+
 
 @dataclass(frozen=True)
 class ModelScores:
-    """Scored tokens of all windows, in the order of the windows.
+    """Scored tokens of all rows, in the order of the rows.
 
     Attributes:
         logp: float32 [N], log-probability in nats.
@@ -35,21 +44,6 @@ class ModelScores:
 
     logp: np.ndarray
     greedy: np.ndarray
-
-    def save(self, path: Path) -> None:
-        """Write to ``path``: afterwards it is there in full or not at all."""
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, logp=self.logp, greedy=self.greedy)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-
-    @classmethod
-    def load(cls, path: Path) -> ModelScores:
-        """Read what ``save`` wrote."""
-        with np.load(path) as arrays:
-            return cls(arrays["logp"], arrays["greedy"])
 
 
 @torch.no_grad()
@@ -71,71 +65,100 @@ def load_model(path: Path) -> nn.Module:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def batches(windows: Sequence[Window], prefix: int, batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of ``windows`` in batches of similar length, longest first, of at most ``batch_tokens`` with padding.
+def base_states(model: nn.Module) -> States:
+    """The final hidden states as the model's own body computes them in this process."""
 
-    A window longer than ``batch_tokens`` is a batch of its own. The longest come first, so that a batch that does
-    not fit into memory fails at once.
+    def states(ids: Tensor) -> Tensor:
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    return states
+
+
+def checked_head(model: nn.Module, vocab_size: int, probe: Sequence[int]) -> LinearHead:
+    """The model's output head at no positions yet, compared with the model's own logits after the tokens ``probe``.
+
+    Raises:
+        StageError: the head is not one that we can compute, or its logits are not finite.
     """
-    order = sorted(range(len(windows)), key=lambda index: -len(windows[index].ids))
+    output_head = OutputHead.of(model, vocab_size)
+    output_head.check(model, torch.tensor([list(probe)], device=model.device))
+    weight, bias = output_matrix(model)
+    return output_head.on(weight.new_empty(0, weight.shape[1]), weight, bias)
+
+
+def positions_of(model: nn.Module) -> int | None:
+    """How many tokens the model can read; None where its configuration does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of rows of ``lengths`` tokens in batches of similar length, longest first, of at most ``batch_tokens``
+    with padding.
+
+    A row longer than ``batch_tokens`` is a batch of its own. The longest come first, so that a batch that does not fit
+    into memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     while order:
-        size = max(1, batch_tokens // (prefix + len(windows[order[0]].ids)))
+        size = max(1, batch_tokens // max(1, lengths[order[0]]))
         yield order[:size]
         order = order[size:]
 
 
 def score_batch(
-    model: nn.Module, head: LinearHead, windows: Sequence[Window], prefix_ids: Sequence[int]
+    states: States, head: LinearHead, rows: Sequence[TokenRow], prefix_ids: Sequence[int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (float32 [R]) and greedy tokens (int64 [R]) of the scored tokens of ``windows``, in order.
+    """Log-probabilities (float32 [R]) and greedy tokens (int64 [R]) of the scored tokens of ``rows``, in order.
 
-    ``head`` is the model's, at no positions yet.
+    ``head`` is the model's, at no positions yet; ``device`` is where the model takes its input.
     """
-    rows = [torch.tensor([*prefix_ids, *window.ids.tolist()], device=model.device) for window in windows]
+    texts = [torch.tensor([*prefix_ids, *row.ids.tolist()], device=device) for row in rows]
     # Attention is causal and padding stands on the right: no scored position sees it, so no mask is needed.
-    padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    hidden = model.base_model(input_ids=padded, use_cache=False).last_hidden_state
-    firsts = [len(prefix_ids) + window.first_scored for window in windows]
-    labels = torch.cat([row[first:] for row, first in zip(rows, firsts, strict=True)])
-    before = [states[first - 1 : len(row) - 1] for states, row, first in zip(hidden, rows, firsts, strict=True)]
-    return score_rows(replace(head, hidden=torch.cat(before)), labels)
+    hidden = states(nn.utils.rnn.pad_sequence(texts, batch_first=True))
+    firsts = [len(prefix_ids) + row.first_scored for row in rows]
+    labels = torch.cat([text[first:] for text, first in zip(texts, firsts, strict=True)])
+    before = [found[first - 1 : len(text) - 1] for found, text, first in zip(hidden, texts, firsts, strict=True)]
+    # A model that is spread over devices may have its head on another one than its last layer.
+    return score_rows(replace(head, hidden=torch.cat(before).to(head.weight.device)), labels.to(head.weight.device))
 
 
 @torch.inference_mode()
 def score_windows(
     model: nn.Module,
-    windows: Sequence[Window],
+    rows: Sequence[TokenRow],
     *,
     prefix_ids: Sequence[int],
     vocab_size: int,
     batch_tokens: int,
     on_batch: Callable[[float], None],
+    states: States | None = None,
 ) -> ModelScores:
-    """Score all ``windows`` (at least one); after each batch, ``on_batch`` gets the share of tokens done.
+    """Score all ``rows``; after each batch, ``on_batch`` gets the share of tokens done.
 
-    ``prefix_ids`` (a BOS that the tokenizer itself adds) stand before every window as context.
+    ``prefix_ids`` (a BOS that the tokenizer itself adds) stand before every row as context; every scored token has a
+    token before it. ``states`` is what runs the model, where that is not a call in this process alone.
 
     Raises:
-        StageError: a window is longer than the model's positions, the head is not one that we can compute, or the
-            model gives log-probabilities that are not finite.
+        StageError: a row is longer than the model's positions, the head is not one that we can compute, or the model
+            gives log-probabilities that are not finite.
     """
-    longest = max(windows, key=lambda window: len(window.ids))
-    length = len(prefix_ids) + len(longest.ids)
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and length > positions:
+    if not rows:
+        return ModelScores(np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32))
+    lengths = [len(prefix_ids) + len(row.ids) for row in rows]
+    positions = positions_of(model)
+    if positions is not None and max(lengths) > positions:
         raise StageError(
-            f"{model.name_or_path}: a window takes {length} tokens, the model has {positions} positions; "
+            f"{model.name_or_path}: a window takes {max(lengths)} tokens, the model has {positions} positions; "
             f"lower window_bytes"
         )
-    output_head = OutputHead.of(model, vocab_size)
-    output_head.check(model, torch.tensor([[*prefix_ids, *longest.ids.tolist()]], device=model.device)[:, :16])
-    weight, bias = output_matrix(model)
-    head = output_head.on(weight.new_empty(0, weight.shape[1]), weight, bias)
-    offsets = np.cumsum([0, *(window.scored_tokens for window in windows)])
+    longest = rows[int(np.argmax(lengths))]
+    head = checked_head(model, vocab_size, [*prefix_ids, *longest.ids.tolist()][:16])
+    states = states or base_states(model)
+    offsets = np.cumsum([0, *(len(row.ids) - row.first_scored for row in rows)])
     scores = ModelScores(np.empty(offsets[-1], dtype=np.float32), np.empty(offsets[-1], dtype=np.int32))
     done = 0
-    for batch in batches(windows, len(prefix_ids), batch_tokens):
-        logp, greedy = score_batch(model, head, [windows[index] for index in batch], prefix_ids)
+    for batch in batches(lengths, batch_tokens):
+        logp, greedy = score_batch(states, head, [rows[index] for index in batch], prefix_ids, model.device)
         where = np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in batch])
         scores.logp[where] = logp.cpu().numpy()
         scores.greedy[where] = greedy.cpu().numpy()

@@ -7,7 +7,7 @@ made from the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from torch import nn
 
     from alignment.byte_view import ByteView
-    from stages.evaluation.core import Scorer, Watch
+    from stages.evaluation.core import Ability, Scorer, Watch
+    from stages.evaluation.windows import Conversation, Document
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+TEACHER = "teacher"
+"""Row name of the teacher."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,36 @@ class Measure:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table. ``better`` says which end is good; None for facts that are neither."""
+    """One column of a table.
+
+    Attributes:
+        unit: of the values, which are shown as they are: a share of 0.5 is 0.5, or 50 with the unit "%".
+        better: which end is good; None for facts that are neither.
+        digits: decimals shown.
+        note: a second line of the heading, such as whether a domain was trained on.
+    """
 
     name: str
     unit: str = ""
     better: Literal["lower", "higher"] | None = None
     digits: int = 3
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Models down, measures across. ``rows`` maps row name -> column name -> measure; a missing one is shown as "-"."""
+    """Models down, measures across.
+
+    Attributes:
+        rows: row name -> column name -> measure; a missing one is shown as "-".
+        differences: reference (``teacher``, the initial model, the control) -> row name -> column name -> row minus
+            reference, in the column's unit, with a paired interval where there is one.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: Mapping[str, Mapping[str, Measure]]
+    differences: Mapping[str, Mapping[str, Mapping[str, Measure]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,10 +108,11 @@ class Item:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and how every model goes on: row name -> continuation."""
+    """One prompt and how every model goes on: row name -> continuation; ``gold`` is how the text itself does."""
 
     prompt: str
     continuations: Mapping[str, str]
+    gold: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,9 +131,11 @@ class SectionReport:
     Attributes:
         name: of the section; a heading's anchor and the first part of its metrics' names.
         about: what the numbers mean, in a paragraph: definitions, policies, chance level.
+        tables: the first has the key measures, which the page's summary and ``table.txt`` begin with.
         facts: settings and digests that the numbers depend on.
         metrics: ``<row>.<measure>`` -> value, for MLflow; prefixed by the section's name when they are published.
         warnings: lines for the user.
+        data: numbers behind what is shown, for programs; JSON alone, never on the page.
     """
 
     name: str
@@ -129,6 +150,7 @@ class SectionReport:
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers, for ``report.json``."""
@@ -154,18 +176,68 @@ class Subject:
     model: nn.Module | None
 
 
+@dataclass(frozen=True)
+class SectionContext:
+    """What sections may know before a model is loaded.
+
+    Attributes:
+        paths: row name -> directory of every model, the teacher's first.
+        views: row name -> its tokenizer.
+        trained_domains: domains of the documents that the students were trained on.
+        initial, control: rows that every measure is also given relative to, beside the teacher's, where the recipe
+            names them.
+        changed: row name -> ids of the documents that its tokenizer does not spell -> where.
+        conversations: those of the evaluation data; the other documents are plain text.
+        batch_tokens: tokens of one forward pass, padding included.
+        cache: a directory for tables that any stage may need again; None for none.
+    """
+
+    paths: Mapping[str, Path]
+    views: Mapping[str, ByteView]
+    trained_domains: Sequence[str]
+    initial: str | None
+    control: str | None
+    changed: Mapping[str, Mapping[str, str]]
+    conversations: Sequence[Conversation]
+    batch_tokens: int
+    cache: Path | None
+
+    def references(self) -> dict[str, str]:
+        """What every other row's measures are compared with, keys of ``Table.differences``: role -> row name."""
+        found = {TEACHER: TEACHER, "initial": self.initial, "control": self.control}
+        return {role: row for role, row in found.items() if row is not None}
+
+
 class Section(Protocol):
-    """One kind of question. ``name`` is a file name and an anchor."""
+    """One kind of question.
+
+    Attributes:
+        name: a file name and an anchor.
+        relies_on: what the preflight must not have denied a model; a section without the attribute relies on all.
+    """
 
     name: str
+    relies_on: frozenset[Ability]
 
     def score(self, subject: Subject, watch: Watch) -> Any:
-        """What ``subject`` makes of the section's questions: plain JSON data, kept between attempts.
+        """What ``subject`` makes of the section's questions: plain JSON data without NaN, kept between attempts.
 
         Raises:
-            StageError: the section cannot be asked of any model.
+            StageError: the section cannot be asked of this model, which is then listed as skipped.
             StageInterrupted: out of ``watch``.
         """
 
     def report(self, results: Mapping[str, Any]) -> SectionReport:
-        """Row name -> what ``score`` gave, the teacher's row first where there is one, to what is shown."""
+        """Row name -> what ``score`` gave, the teacher's row first, to what is shown.
+
+        Any row may be missing, the teacher's too: it was skipped, which the stage adds to the report. At least one is
+        there. Values have been through JSON: keys are strings, tuples lists.
+        """
+
+
+Sections = Callable[[Any, "Sequence[Document]", SectionContext], Sequence[Section]]
+"""Makes sections of an option's value (see ``SECTIONS`` of the stage ``evaluate``) and the plain-text documents.
+
+Raises:
+    StageError: the options do not fit the models or documents.
+"""

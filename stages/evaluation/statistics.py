@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
+from stages.evaluation.sections import Measure
+
 RESAMPLES = 1000
+BOOTSTRAP_SEED = 0
+Sides = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
+"""Row name -> column name -> numerators and denominators of a ratio, one each for every document or item."""
+DRAWS_BLOCK = 1 << 20
+"""Most draws held at once."""
 SMALLEST_GAP = 0.005
 """Bits per byte between initialised student and teacher below which a share of the gap means nothing."""
 
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """One model on the scored bytes of one document. Nats, tokens and chunks are sums."""
+    """One model on the scored bytes of one document. Nats, tokens and chunks are sums; there are no chunks where the
+    teacher was not scored."""
 
     bytes: int
     nats: float
@@ -36,23 +44,17 @@ class DomainResult:
         nats_per_chunk: mean negative log-probability of a chunk.
         agreement_nats: mean |Δ log p| of a chunk between teacher and model.
         top1: share of chunks at whose start the greedy tokens of teacher and model agree.
+
+    What needs the teacher is None where it was not scored.
     """
 
     documents: int
     bytes: int
     bits_per_byte: float
     tokens_per_byte: float
-    nats_per_chunk: float
-    agreement_nats: float
-    top1: float
-
-
-class Difference(NamedTuple):
-    """A difference in bits per byte with its 95 % interval; None where one document allows no interval."""
-
-    value: float
-    low: float | None
-    high: float | None
+    nats_per_chunk: float | None
+    agreement_nats: float | None
+    top1: float | None
 
 
 def summarise(scores: Sequence[DocumentScore]) -> DomainResult:
@@ -65,29 +67,75 @@ def summarise(scores: Sequence[DocumentScore]) -> DomainResult:
         bytes=total_bytes,
         bits_per_byte=nats / (math.log(2) * total_bytes),
         tokens_per_byte=sum(score.tokens for score in scores) / total_bytes,
-        nats_per_chunk=nats / chunks,
-        agreement_nats=math.fsum(score.absolute_difference for score in scores) / chunks,
-        top1=sum(score.same_top1 for score in scores) / chunks,
+        nats_per_chunk=nats / chunks if chunks else None,
+        agreement_nats=math.fsum(score.absolute_difference for score in scores) / chunks if chunks else None,
+        top1=sum(score.same_top1 for score in scores) / chunks if chunks else None,
     )
 
 
-def paired_difference(model: Sequence[DocumentScore], reference: Sequence[DocumentScore], *, seed: int) -> Difference:
-    """Bits per byte of ``model`` minus ``reference`` on the same documents, with a paired bootstrap interval.
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Measure:
+    """Σ numerators / Σ denominators over documents or items, with a 95 % bootstrap interval.
 
-    Documents are resampled, not windows or tokens, because text within one document is not independent.
+    What is resampled is the document or item, because what lies within one is not independent. One alone has no
+    interval, and so has a measure of which a resample could have nothing in its denominator.
     """
-    bytes_ = np.array([score.bytes for score in model], dtype=np.float64)
-    nats = np.array([left.nats - right.nats for left, right in zip(model, reference, strict=True)])
-    value = float(nats.sum() / (math.log(2) * bytes_.sum()))
-    if len(bytes_) < 2:
-        return Difference(value, None, None)
-    rng = np.random.default_rng(seed)
-    resampled = np.empty(RESAMPLES)
-    for sample in range(RESAMPLES):
-        draw = rng.integers(len(bytes_), size=len(bytes_))
-        resampled[sample] = nats[draw].sum() / (math.log(2) * bytes_[draw].sum())
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return Difference(value, float(low), float(high))
+    return _resampled([(numerators, denominators)], lambda own: own)
+
+
+def ratio_difference(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    reference_numerators: Sequence[float],
+    reference_denominators: Sequence[float],
+) -> Measure:
+    """The ratio of a model minus that of a reference on the same documents or items, with a 95 % paired bootstrap
+    interval: a resample takes the same documents of both."""
+    return _resampled(
+        [(numerators, denominators), (reference_numerators, reference_denominators)],
+        lambda own, reference: own - reference,
+    )
+
+
+def compare(sides: Sides, references: Mapping[str, str]) -> dict[str, dict[str, dict[str, Measure]]]:
+    """``Table.differences``: every row of ``sides`` against the ``references`` (role -> row) that are among them.
+
+    Every pair is there once: a reference is not compared with those that come after it, such as the teacher with the
+    initial model, whose own line says the same.
+    """
+    known = {role: row for role, row in references.items() if row in sides}
+    found = {}
+    for place, (role, reference) in enumerate(known.items()):
+        before = list(known.values())[: place + 1]
+        found[role] = {
+            row: {
+                column: ratio_difference(*side, *sides[reference][column])
+                for column, side in columns.items()
+                if column in sides[reference]
+            }
+            for row, columns in sides.items()
+            if row not in before
+        }
+    return {role: rows for role, rows in found.items() if rows}
+
+
+def _resampled(sides: Sequence[tuple[Sequence[float], Sequence[float]]], combine: Callable[..., Any]) -> Measure:
+    """``combine`` of the sides' ratios of sums, and its interval over resamples that are the same for all sides."""
+    arrays = [np.array(values, dtype=np.float64) for side in sides for values in side]
+    count = len(arrays[0])
+    if any(len(array) != count for array in arrays):
+        raise ValueError(f"paired sides have {[len(array) for array in arrays]} entries")
+    value = float(combine(*(math.fsum(left) / math.fsum(right) for left, right in sides)))
+    if count < 2 or any((array == 0).any() for array in arrays[1::2]):
+        return Measure(value)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    sums = np.empty((len(arrays), RESAMPLES))
+    block = max(1, DRAWS_BLOCK // count)
+    for start in range(0, RESAMPLES, block):
+        draws = rng.integers(count, size=(min(block, RESAMPLES - start), count))
+        for index, array in enumerate(arrays):
+            sums[index, start : start + block] = array[draws].sum(axis=1)
+    low, high = np.quantile(combine(*(sums[::2] / sums[1::2])), [0.025, 0.975])
+    return Measure(value, float(low), float(high))
 
 
 def gap_closed(

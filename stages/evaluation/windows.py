@@ -2,7 +2,8 @@
 
 A tokenizer can only be cut where one of its tokens ends, and two tokenizers only where tokens of both end. Cutting
 and starting to score at boundaries common to all tokenizations gives every model exactly the same bytes to predict
-after exactly the same bytes of context, so the sums of nats compare.
+after exactly the same bytes of context, so the sums of nats compare. Boundaries inside characters are not used: the
+context and the scored part of every window are text, which ensembles and byte models can be asked for as well.
 """
 
 from __future__ import annotations
@@ -13,11 +14,9 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from stages.stage import StageError
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,16 @@ class Document:
     id: str
     domain: str
     text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One held-out conversation; ``tools`` are those that its messages may call."""
+
+    id: str
+    domain: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
 
 
 class Span(NamedTuple):
@@ -46,12 +55,14 @@ class Window:
         ids: int32 [T], all tokens of the span.
         ends: int64 [T], where each token ends, in bytes of the document.
         first_scored: index of the first scored token; at least 1, so every scored token has context.
+        context_begin: first byte of the span, whose bytes up to ``begin`` are context.
     """
 
     document: int
     ids: np.ndarray
     ends: np.ndarray
     first_scored: int
+    context_begin: int
 
     @property
     def begin(self) -> int:
@@ -69,29 +80,40 @@ class Window:
         return len(self.ids) - self.first_scored
 
 
-def read_documents(path: Path, max_documents: int | None) -> list[Document]:
-    """The documents of a documents artifact, domains together; the first ``max_documents`` of each domain.
-
-    Raises:
-        StageError: a document is a conversation.
-    """
+def read_documents(path: Path, max_documents: int | None) -> tuple[list[Document], list[Conversation]]:
+    """The texts and the conversations of a documents artifact, domains together; the first ``max_documents`` of each
+    domain."""
     with (path / "documents.jsonl").open(encoding="utf-8") as file:
         records = [json.loads(line) for line in file]
-    for record in records:
-        if "text" not in record:
-            raise StageError(
-                f"document {record['id']} is a conversation; evaluate scores plain text: leave it out of data.eval"
-            )
     domains = list(dict.fromkeys(record["domain"] for record in records))
     records.sort(key=lambda record: domains.index(record["domain"]))
-    kept = [list(group)[:max_documents] for _, group in groupby(records, key=lambda record: record["domain"])]
-    return [Document(record["id"], record["domain"], record["text"]) for group in kept for record in group]
+    kept = [
+        record
+        for _, group in groupby(records, key=lambda record: record["domain"])
+        for record in list(group)[:max_documents]
+    ]
+    documents = [Document(record["id"], record["domain"], record["text"]) for record in kept if "text" in record]
+    conversations = [
+        Conversation(record["id"], record["domain"], record["messages"], record.get("tools"))
+        for record in kept
+        if "text" not in record
+    ]
+    return documents, conversations
 
 
 def common_boundaries(ends: Sequence[np.ndarray]) -> np.ndarray:
     """Byte positions after the first byte where tokens of every tokenization end, ascending, int64 [C]."""
     common = reduce(np.intersect1d, ends)
     return common[common > 0]
+
+
+def shared_ends(text: str, ends: Sequence[np.ndarray]) -> np.ndarray:
+    """``common_boundaries`` of the tokenizations of ``text`` between whole characters, so that what lies between two of
+    them is text again."""
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    begins_character = np.append(data & 0xC0 != 0x80, True)
+    common = common_boundaries(ends)
+    return common[begins_character[common]]
 
 
 def cut(boundaries: np.ndarray, window_bytes: int) -> list[Span]:
@@ -117,4 +139,4 @@ def window(document: int, ids: np.ndarray, ends: np.ndarray, span: Span) -> Wind
     # A token of no bytes at the very start (a lone dummy prefix) ends at byte 0 and belongs to the first span.
     first = int(np.searchsorted(ends, span.begin, side="right")) if span.begin else 0
     scored, last = (int(np.searchsorted(ends, byte, side="right")) for byte in (span.scored, span.end))
-    return Window(document, ids[first:last], ends[first:last], scored - first)
+    return Window(document, ids[first:last], ends[first:last], scored - first, span.begin)

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from transformers import StoppingCriteria, StoppingCriteriaList
+from torch import nn
+from transformers import StoppingCriteriaList
 
 from alignment.byte_view import ByteView
 from alignment.token_table import TokenKind
 from stages.generation.prompts import Prompt
-from stages.generation.sampling import Sampling, continue_rows
+from stages.generation.sampling import Sampling, Stopping, continue_rows
 from stages.stage import StageError, StageInterrupted
 
 Ending = Literal["finished", "cut", "broken"]
@@ -72,7 +71,7 @@ class Writer:
         rows = [self.view.prefix_ids + self.view.encode(prompt.text, exact=False).ids.tolist() for prompt in prompts]
         self._check(prompts, rows)
         draws = np.stack([document_draws(self.seed, prompt.id, self.new_tokens) for prompt in prompts])
-        stopping = _Stopping(should_stop)
+        stopping = Stopping(should_stop)
         written = continue_rows(
             self.model,
             self.view,
@@ -112,18 +111,6 @@ class Writer:
         except UnicodeDecodeError as error:
             text, ending = data[: error.start].decode(), "broken"
         return Continuation(text, len(pieces), ending)
-
-
-class _Stopping(StoppingCriteria):
-    """Ends the writing of all texts when the stage is asked to stop."""
-
-    def __init__(self, should_stop: Callable[[], bool]) -> None:
-        self._should_stop = should_stop
-        self.stopped = False
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
-        self.stopped = self.stopped or self._should_stop()
-        return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
 
 
 def document_draws(seed: int, document_id: str, count: int) -> np.ndarray:

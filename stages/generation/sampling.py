@@ -5,14 +5,20 @@ Legend: B prompts, N new tokens, V ids of the tokenizer (the model may have more
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from alignment.byte_view import ByteView
 from alignment.token_table import TokenKind
@@ -62,7 +68,7 @@ def continue_rows(
         name: what messages call the model.
         observers: see the logits before a token is chosen, and return them unchanged.
         stopping: may end the writing of all rows.
-        synced: go on until every process is done, as one that holds a part of the parameters must.
+        synced: go on until every process is done, as one that holds a part of the parameters must, also with an error.
 
     Returns:
         The new ids of each row, with the special token that ended it, if one did.
@@ -75,16 +81,11 @@ def continue_rows(
     attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     device = model.device
     real = torch.from_numpy(view.kinds != TokenKind.MISSING).to(device)
-    chosen = ChosenToken(
-        real, width, None if sampling.temperature == 0 else torch.from_numpy(draws).to(device), sampling, name
-    )
+    drawn = None if sampling.temperature == 0 else torch.from_numpy(draws).to(device)
+    chosen = ChosenToken(real, width, drawn, sampling, name, at_once=not synced)
     special = np.flatnonzero(view.kinds == TokenKind.SPECIAL).tolist()
     settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=draws.shape[1],
-        eos_token_id=special or None,
-        pad_token_id=0,
-        use_cache=True,
+        do_sample=False, max_new_tokens=draws.shape[1], eos_token_id=special or None, pad_token_id=0, use_cache=True
     )
     with _generation_config(model, settings):
         written = model.generate(
@@ -94,6 +95,8 @@ def continue_rows(
             stopping_criteria=stopping,
             synced_gpus=synced,
         )
+    if chosen.problem is not None:
+        raise chosen.problem
     return [_until_end(row, view) for row in written[:, width:].tolist()]
 
 
@@ -116,6 +119,22 @@ def _until_end(row: Sequence[int], view: ByteView) -> list[int]:
     return list(row)
 
 
+class Stopping(StoppingCriteria):
+    """Ends the writing of all rows when the stage is asked to stop.
+
+    Attributes:
+        stopped: whether it did.
+    """
+
+    def __init__(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+        self.stopped = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        self.stopped = self.stopped or self._should_stop()
+        return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
+
+
 class ChosenToken(LogitsProcessor):
     """Leaves one token at the position to write, so that greedy search takes it: the one that a row's draw falls on.
 
@@ -125,16 +144,29 @@ class ChosenToken(LogitsProcessor):
         draws: float64 [B, N] in [0, 1), one for every token to write; None leaves the most probable one.
         sampling: from which tokens.
         name: what messages call the model.
+        at_once: logits that are not finite are an error where they appear; else they are only noted, and writing goes
+            on with any token.
+
+    Attributes:
+        problem: what was noted.
     """
 
     def __init__(
-        self, real: Tensor, prompt_tokens: int, draws: Tensor | None, sampling: Sampling, name: str = "the model"
+        self,
+        real: Tensor,
+        prompt_tokens: int,
+        draws: Tensor | None,
+        sampling: Sampling,
+        name: str = "the model",
+        at_once: bool = True,
     ) -> None:
+        self.problem: StageError | None = None
         self._real = real
         self._prompt_tokens = prompt_tokens
         self._draws = draws
         self._sampling = sampling
         self._name = name
+        self._at_once = at_once
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits [B, V or more] with all but the allowed ones at -inf.
@@ -143,7 +175,10 @@ class ChosenToken(LogitsProcessor):
             StageError: a logit is NaN or infinite, as of a model with damaged weights.
         """
         if not scores[:, : len(self._real)].isfinite().all():
-            raise StageError(f"{self._name}'s logits are not finite: its weights are damaged")
+            self.problem = StageError(f"{self._name}'s logits are not finite: its weights are damaged")
+            if self._at_once:
+                raise self.problem
+            scores = torch.zeros_like(scores)
         real = nn.functional.pad(self._real, (0, scores.shape[1] - len(self._real)))
         scores = scores.masked_fill(~real, -torch.inf)
         if self._draws is None:

@@ -51,7 +51,7 @@ def score_documents(ctx: StageContext) -> None:
     """
     config: ScoreConfig = ctx.config
     check_teacher_dtype(config.dtype)
-    documents = TrainingDocuments(ctx.input("documents"), ctx.cache)
+    documents = TrainingDocuments(ctx.input("documents"), ctx.cache, ctx.progress)
     work = plan_shards(documents, config.shard_bytes)
     root = _shard_directory(ctx, work)
     mine = work[ctx.rank :: ctx.world_size]

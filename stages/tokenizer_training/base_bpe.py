@@ -67,6 +67,11 @@ class BaseBPE:
         """How its tokens stand for bytes."""
         return self._codec
 
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """Its merges, in the order in which they are tried."""
+        return [(left, right) for left, right in self._pipeline["model"]["merges"]]
+
     def pre_tokens(self, texts: Iterable[str], pre_tokenizer: PreTokenizer | None) -> Counter[str]:
         """How often each pre-token occurs in normalised texts that ``pre_tokenizer`` cuts."""
         normalizer = self._tokenizer.normalizer

@@ -36,7 +36,7 @@ def extend(
         ConversionError: the base is of another kind.
     """
     opened = BaseBPE(base)
-    words = opened.pre_tokens(texts, _words(opened, keep_numbers=keep_numbers))
+    words = opened.pre_tokens(texts, word_cutter(opened, keep_numbers=keep_numbers))
     characters = _new_characters(opened, words, min_frequency)[:new_tokens]
     if characters:
         opened = opened.with_tokens(characters)
@@ -53,8 +53,8 @@ def extend(
     return opened.extended([merge.left + merge.right for merge in merges], merges)
 
 
-def _words(opened: BaseBPE, *, keep_numbers: bool) -> PreTokenizer:
-    """What cuts text into the words that new tokens may lie in.
+def word_cutter(opened: BaseBPE, *, keep_numbers: bool) -> PreTokenizer:
+    """What cuts normalised text into the words that tokens may lie in.
 
     SentencePiece encodes a whole text as one word but learns from words; so they are cut here as its trainer does it:
     at spaces, and between letters, numbers and the rest.

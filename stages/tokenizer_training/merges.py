@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
+from alignment.merge_replay import merge_pair
+
 Sequences = Mapping[tuple[str, ...], int]
 """Symbols in a row -> how often they occur so."""
 
@@ -67,7 +69,7 @@ def learn_merges(
         created: set[tuple[str, str]] = set()
         for index in places.pop(pair):
             before = words[index]
-            after = words[index] = _merged(before, pair)
+            after = words[index] = merge_pair(before, pair)
             for old in pairwise(before):
                 counts[old] -= frequencies[index]
             for new in pairwise(after):
@@ -78,17 +80,3 @@ def learn_merges(
         for new in created:
             if symbol in new and counts[new] >= min_frequency:
                 heapq.heappush(queue, (-counts[new], new))
-
-
-def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
-    """The word with every occurrence of the pair made one symbol, from the left."""
-    merged: list[str] = []
-    position = 0
-    while position < len(word):
-        if tuple(word[position : position + 2]) == pair:
-            merged.append(pair[0] + pair[1])
-            position += 2
-        else:
-            merged.append(word[position])
-            position += 1
-    return merged

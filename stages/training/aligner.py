@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,13 @@ from transformers import AutoTokenizer
 
 from alignment.byte_view import ByteView
 from alignment.chat import AlignedChat, ChatError, ChatTemplate, TrainOn, align_chat
+from alignment.chat.markup import render_tokens
+from alignment.encoding import Encoding
 from alignment.spans import align_encodings, mask_chunks
 from stages.stage import StageError
 from stages.training.account import Account, DocumentFacts
 from stages.training.blocks import DocumentWindows
+from stages.training.random_splits import RandomSplits, other_sizes
 from stages.training.scored_text import ScoredDocuments
 from stages.training.windows import Document, Window, chat_window, scored_bytes, text_windows
 
@@ -30,6 +34,7 @@ class DocumentAligner:
         window_tokens: most tokens of a window, on either side.
         train_on: of conversations, the messages to learn from.
         scores: where the teacher's scores of the documents are found; None where a model scores them.
+        splits: splits the student's tokens; the teacher reads what its own tokenizer gives.
     """
 
     teacher_directory: Path
@@ -37,13 +42,16 @@ class DocumentAligner:
     window_tokens: int
     train_on: TrainOn = "assistant"
     scores: ScoredDocuments | None = None
+    splits: RandomSplits | None = None
 
     @cached_property
     def views(self) -> tuple[ByteView, ByteView]:
         """Teacher and student tokenizer."""
-        scored = self.scores is not None
-        teacher = self.scores.teacher_view() if scored else ByteView.from_tokenizer(self.teacher_directory)
-        return teacher, ByteView.from_tokenizer(self.student_directory)
+        student = ByteView.from_tokenizer(self.student_directory)
+        if self.scores is not None:
+            return self.scores.teacher_view(), student
+        same = self.teacher_directory == self.student_directory
+        return student if same else ByteView.from_tokenizer(self.teacher_directory), student
 
     @cached_property
     def templates(self) -> tuple[ChatTemplate, ChatTemplate]:
@@ -53,10 +61,12 @@ class DocumentAligner:
 
     def prepare(self) -> None:
         """Load the tokenizers."""
-        _ = self.views
+        _, student = self.views
+        if self.splits is not None:
+            self.splits.prepare(student)
 
     def __call__(self, document: Document, number: int, epoch: int) -> list[Window]:
-        """The windows of one document; its number and the epoch make no difference.
+        """The windows of one document; its number and the epoch make a difference to ``splits`` alone.
 
         Raises:
             StageError: a conversation cannot be rendered by both templates, or its contents not be found; or there
@@ -64,18 +74,23 @@ class DocumentAligner:
         """
         return list(self.make(document, number, epoch).windows)
 
-    def make(self, document: Document, number: int, epoch: int) -> DocumentWindows:
+    def make(self, document: Document, number: int, epoch: int, done: float = 0.0) -> DocumentWindows:
         """The same, with what there is to say of the document: ``bytes`` are those of its text, without a prompt, or of
         the messages to learn from, and ``aligned_bytes`` those of them in chunks; of conversations, what of them cannot
-        be scored.
+        be scored; and of ``splits``, what they count.
 
         Raises:
             StageError: as above.
         """
+        place = (number, epoch, done)
         if document.messages is not None:
-            return self._make_chat(document)
+            return self._make_chat(document, place)
         teacher, student = self.views
-        encodings = teacher.encode(document.text, exact=False), student.encode(document.text, exact=False)
+        theirs = teacher.encode(document.text, exact=False)
+        ours, split_sizes = self._split_text(
+            document.text, theirs if teacher is student else student.encode(document.text, exact=False), place
+        )
+        encodings = theirs, ours
         chunks, context_bytes, first_entry = align_encodings(*encodings), document.context_bytes, None
         if self.scores is not None:
             scored = self.scores.text(document, encodings[0])
@@ -85,19 +100,38 @@ class DocumentAligner:
         sizes = {
             "bytes": chunks.text_bytes - document.context_bytes,
             "aligned_bytes": scored_bytes(chunks, document.context_bytes),
+            **split_sizes,
         }
         rewritten = tuple(side for side, encoding in zip(_SIDES, encodings, strict=True) if not encoding.exact)
         return DocumentWindows(windows, DocumentFacts(document.id, document.domain, sizes, rewritten))
 
-    def _make_chat(self, document: Document) -> DocumentWindows:
+    def _split_text(
+        self, text: str, encoding: Encoding, place: tuple[int, int, float]
+    ) -> tuple[Encoding, dict[str, int]]:
+        """The student's encoding of a text after its splits, and what they count."""
+        if self.splits is None:
+            return encoding, {}
+        return self.splits.split(text, encoding, lambda: self.views[1].words(text), place, None)
+
+    def _split_chat(self, document: Document, place: tuple[int, int, float]) -> tuple[Encoding | None, dict[str, int]]:
+        """The student's tokens of a conversation after the splits of its contents; None for those without splits."""
+        if self.splits is None:
+            return None, {}
+        student, template = self.views[1], self.templates[1]
+        text, encoding, markup = render_tokens(student, template, document.messages, document.tools)
+        return self.splits.split(text, encoding, lambda: student.words(text, rendered=True), place, markup)
+
+    def _make_chat(self, document: Document, place: tuple[int, int, float]) -> DocumentWindows:
         if self.scores is not None:
             self.scores.check_conversations(document)
         try:
+            ours, split_sizes = self._split_chat(document, place)
             chat = align_chat(
                 *zip(self.views, self.templates, strict=True),
                 document.messages,
                 tools=document.tools,
                 train_on=self.train_on,
+                student_encoding=ours,
             )
         except ChatError as error:
             raise StageError(f"document {document.id}: {error}") from None
@@ -105,16 +139,18 @@ class DocumentAligner:
         if self.scores is not None and window is not None:
             first_entry = self.scores.conversation(document, chat.teacher.text, len(window.teacher.ids))
             window = replace(window, teacher=replace(window.teacher, first_entry=first_entry))
-        return DocumentWindows([] if window is None else [window], _chat_facts(document, chat, window))
+        facts = _chat_facts(document, chat, window, split_sizes)
+        return DocumentWindows([] if window is None else [window], facts)
 
     def describe(self, account: Account) -> dict[str, Any]:
         """What was aligned, as JSON values.
 
         ``bytes`` and ``aligned_bytes`` are those of ``make``. ``rewritten`` counts for each side the documents that its
         tokenizer does not reproduce, names the first, and says what it does to text: chunks that hold rewritten text
-        are left out of every loss. ``chat`` counts what of conversations cannot be scored. ``warnings`` says what of
-        all this a person should be told.
+        are left out of every loss. ``chat`` counts what of conversations cannot be scored. ``splits`` says what was
+        split. ``warnings`` says what of all this a person should be told.
         """
+        described = {} if self.splits is None else self.splits.describe(account.sizes)
         return {
             "documents": account.documents,
             "bytes": account.sizes["bytes"],
@@ -127,7 +163,12 @@ class DocumentAligner:
                 }
                 for side, view in zip(_SIDES, self.views, strict=True)
             },
-            "chat": {name: size for name, size in account.sizes.items() if name not in ("bytes", "aligned_bytes")},
+            "chat": {
+                name: size
+                for name, size in other_sizes(account.sizes).items()
+                if name not in ("bytes", "aligned_bytes")
+            },
+            **described,
             "warnings": self._warnings(account),
         }
 
@@ -147,11 +188,14 @@ class DocumentAligner:
             )
         if sizes["tool_calls"]:
             lines.append(f"{sizes['tool_calls']:,} tool calls are context only: each template writes them its own way")
-        return lines
+        return lines if self.splits is None else [*lines, *self.splits.warnings(sizes)]
 
 
-def _chat_facts(document: Document, chat: AlignedChat, window: Window | None) -> DocumentFacts:
+def _chat_facts(
+    document: Document, chat: AlignedChat, window: Window | None, split_sizes: Mapping[str, int]
+) -> DocumentFacts:
     sizes = {
+        **split_sizes,
         "conversations": 1,
         "bytes": chat.trained_bytes,
         "aligned_bytes": chat.chunks.chunk_bytes,

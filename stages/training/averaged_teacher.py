@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stages.training.backend import Backend
 from stages.training.batch import Batch
@@ -16,26 +16,31 @@ from stages.training.teacher import Teacher
 
 _FILE = "averaged_teacher.pt"
 
+_NOTES_BYTES = 1024
+"""More than ``torch.save`` writes of one tensor beside its values."""
+
 
 class AveragedTeacher:
     """Scores with the exponential moving average of the student's weights; a ``Teacher``.
 
     After every step, ``average = decay * average + (1 - decay) * student``; it begins as the student (Tarvainen and
-    Valpola, arXiv 1703.01780). Kept in float32: what one step adds is lost in the rounding of bf16.
+    Valpola, arXiv 1703.01780). Both are float32: the average of what trains, and the optimiser's master weights that
+    are averaged. In bf16 neither a step of the student nor ``1 - decay`` of it would be more than the rounding, and the
+    average would stand still. The model that scores has the average rounded to the student's compute type.
 
     Args:
         scoring: a model of the student's architecture with the student's initial weights, frozen.
-        student: in training; every process has all of its weights.
+        trained: names of the student's parameters that train, as the backend's ``masters`` gives them; the others stay
+            what they are.
         decay: share of the average that a step keeps.
     """
 
-    def __init__(self, scoring: ScoringModel, student: ScoringModel, decay: float) -> None:
+    def __init__(self, scoring: ScoringModel, trained: Collection[str], decay: float) -> None:
         self._scoring = scoring
         self._decay = decay
-        self._published = [parameter.detach() for parameter in scoring.model.parameters()]
-        # Not their tensors: DeepSpeed moves these to memory of its own.
-        self._student = list(student.model.parameters())
-        self._average = [each if each.dtype == torch.float32 else each.float() for each in self._published]
+        self._published = {name: p.detach() for name, p in scoring.named_parameters() if name in trained}
+        # A float32 model's weights are the average itself.
+        self._average = {name: value.float() for name, value in self._published.items()}
 
     @property
     def network(self) -> nn.Module:
@@ -45,11 +50,20 @@ class AveragedTeacher:
     def score(self, batch: Batch) -> Signals:
         return self._scoring.score(batch.teacher)
 
-    def follow(self) -> None:
-        """Take the student's weights into the average: once after every step."""
-        student = [parameter.detach().float() for parameter in self._student]
-        torch._foreach_lerp_(self._average, student, 1 - self._decay)
-        torch._foreach_copy_(self._published, self._average)
+    def follow(self, masters: Iterable[tuple[str, Tensor]]) -> None:
+        """Take the student's weights into the average: once after every step.
+
+        Args:
+            masters: name and float32 value of everything that trains, objectives' own parameters included.
+        """
+        for name, master in masters:
+            if name in self._average:
+                self._average[name].lerp_(master, 1 - self._decay)
+                self._published[name].copy_(self._average[name])
+
+    def saved_bytes(self) -> int:
+        """What ``save`` takes on disk; never too few."""
+        return sum(average.nbytes + _NOTES_BYTES for average in self._average.values())
 
     def save(self, directory: Path) -> None:
         """Write the average into a checkpoint; it is the same in every process."""
@@ -59,8 +73,8 @@ class AveragedTeacher:
         """Restore what ``save`` wrote."""
         # On the CPU: where each tensor was is the device of the process that saved it.
         saved = torch.load(directory / _FILE, weights_only=True, mmap=True, map_location="cpu")
-        torch._foreach_copy_(self._average, saved)
-        torch._foreach_copy_(self._published, self._average)
+        for name, average in self._average.items():
+            self._published[name].copy_(average.copy_(saved[name]))
 
 
 def followed(backend: Backend, teachers: Sequence[Teacher], *, saves: bool) -> Backend:
@@ -86,8 +100,11 @@ class _FollowedBackend:
     def step(self, number: int) -> Any:
         norm = self._backend.step(number)
         for follower in self._followers:
-            follower.follow()
+            follower.follow(self._backend.masters())
         return norm
+
+    def saved_bytes(self) -> int:
+        return self._backend.saved_bytes() + sum(follower.saved_bytes() for follower in self._followers)
 
     def save(self, directory: Path) -> None:
         if self._saves:

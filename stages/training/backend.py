@@ -44,8 +44,17 @@ class Backend(Protocol):
     def sum(self, values: Tensor) -> Tensor:
         """Sum of ``values`` over all processes."""
 
+    def masters(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and whole float32 value of every parameter that trains, as the optimiser keeps it: not rounded to bf16.
+
+        Collective: every process must go through all of them. A value is to be read before the next one.
+        """
+
     def shapes(self) -> state_files.Shapes:
         """Names and shapes of all parameters that train."""
+
+    def saved_bytes(self) -> int:
+        """What ``save`` takes on disk, all processes together; never too few."""
 
     def save(self, directory: Path) -> None:
         """Write this process's part of a checkpoint; returns after every process has written."""
@@ -63,9 +72,6 @@ class Backend(Protocol):
         Args:
             scratch: a directory for weights that are too large to be held together; the tensors read from it.
         """
-
-    def close(self) -> None:
-        """Leave the other processes; nothing else may be called afterwards."""
 
 
 def trained_parameters(student: ScoringModel) -> dict[str, nn.Parameter]:
@@ -141,8 +147,15 @@ class PlainBackend:
     def sum(self, values: Tensor) -> Tensor:
         return process_group.summed(values)
 
+    def masters(self) -> Iterator[tuple[str, Tensor]]:
+        for name, master in self._masters.items():
+            yield name, master.detach()
+
     def shapes(self) -> state_files.Shapes:
         return shapes_of(self._student)
+
+    def saved_bytes(self) -> int:
+        return state_files.size_of(self.shapes())
 
     def save(self, directory: Path) -> None:
         if process_group.rank() == 0:
@@ -169,9 +182,6 @@ class PlainBackend:
 
     def weights(self, scratch: Path) -> Mapping[str, Tensor] | None:
         return self._student.model.state_dict() if process_group.rank() == 0 else None
-
-    def close(self) -> None:
-        process_group.leave()
 
 
 def _sum_over_processes(gradients: Sequence[Tensor]) -> None:

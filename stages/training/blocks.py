@@ -34,8 +34,8 @@ class WindowMaker(Protocol):
     def prepare(self) -> None:
         """Load what every document needs; called once, before worker processes are split off, which then share it."""
 
-    def make(self, document: Document, number: int, epoch: int) -> DocumentWindows:
-        """The windows of document ``number`` in one epoch.
+    def make(self, document: Document, number: int, epoch: int, done: float) -> DocumentWindows:
+        """The windows of document ``number`` in one epoch, read when a share ``done`` of the training is.
 
         Raises:
             StageError: the document cannot be trained on.
@@ -60,13 +60,15 @@ class Part:
     facts: Sequence[DocumentFacts]
 
 
-def make_part(documents: Sequence[Document], maker: WindowMaker, epoch: int, numbers: Sequence[int]) -> bytes:
+def make_part(
+    documents: Sequence[Document], maker: WindowMaker, epoch: int, done: float, numbers: Sequence[int]
+) -> bytes:
     """The ``Part`` of some documents, closed up.
 
     Raises:
         StageError: a document cannot be read or trained on.
     """
-    made = [maker.make(documents[number], number, epoch) for number in numbers]
+    made = [maker.make(documents[number], number, epoch, done) for number in numbers]
     windows = WindowTable([window for each in made for window in each.windows])
     counts = np.array([len(each.windows) for each in made], dtype=np.int64)
     return pickle.dumps(Part(windows, counts, [each.facts for each in made]), protocol=pickle.HIGHEST_PROTOCOL)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from stages.batch_split import split_batch
+from stages.document_sets import DocumentsSourceConfig
 from stages.stage import StageConfig, not_keyed
 from stages.training.adapter_options import Adapter
+from stages.training.split_options import SplitOptions
 
 _BATCH_WINDOWS = 8
 
@@ -126,8 +128,27 @@ class TrainingConfig(StageConfig):
             split_batch(self.batch_windows, self.micro_batch_windows, count)
 
     @property
+    def splits(self) -> SplitOptions | None:
+        """How the student's tokens are split at random; None where they are not."""
+        return None
+
+    @property
     def wanted_inputs(self) -> frozenset[str]:
         return frozenset() if self.keep_best is None else frozenset({"held_out"})
+
+    def upstream_problems(
+        self, upstream: Mapping[str, Mapping[str, StageConfig]]
+    ) -> Sequence[tuple[tuple[str | int, ...], str]]:
+        return [
+            (
+                ("keep_best",),
+                f"measures the student on the first documents of data.eval, which are the conversations of {name!r}: "
+                "it takes plain text; put texts into data.eval, or remove keep_best",
+            )
+            for config in upstream.get("held_out", {}).values()
+            if isinstance(config, DocumentsSourceConfig) and config.read_first().messages is not None
+            for name in (config.read_first().name,)
+        ]
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainingConfig:

@@ -6,7 +6,7 @@ bf16 model in bf16.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from stages.sharded import whole
 from stages.stage import StageError
 from stages.training import process_group, state_files
-from stages.training.backend import adamw, shapes_of
+from stages.training.backend import adamw, shapes_of, trained_parameters
 from stages.training.batch import SideBatch
 from stages.training.config import TrainingConfig
 from stages.training.models import Losses, Pass, ScoringModel
@@ -102,8 +102,17 @@ class DeepSpeedBackend:
     def sum(self, values: Tensor) -> Tensor:
         return process_group.summed(values)
 
+    def masters(self) -> Iterator[tuple[str, Tensor]]:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for name, parameter in trained_parameters(self._engine.module).items():
+            yield name, safe_get_full_fp32_param(parameter)
+
     def shapes(self) -> state_files.Shapes:
         return shapes_of(self._engine.module)
+
+    def saved_bytes(self) -> int:
+        return state_files.size_of(self.shapes(), process_group.size())
 
     def save(self, directory: Path) -> None:
         # Not DeepSpeed's own checkpoint: that resumes with the same number of processes and stage only, and its
@@ -122,9 +131,6 @@ class DeepSpeedBackend:
         if not self._split:
             return model.state_dict() if process_group.rank() == 0 else None
         return _gathered_weights(model, scratch)
-
-    def close(self) -> None:
-        process_group.leave()
 
 
 def _gathered_weights(model: torch.nn.Module, scratch: Path) -> Mapping[str, Tensor] | None:

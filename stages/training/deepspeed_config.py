@@ -18,6 +18,9 @@ from stages.training.config import TrainingConfig
 Settings = dict[str, Any]
 AUTO = "auto"
 
+BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's own ``reduce_bucket_size`` and ``allgather_bucket_size``; ZeRO-2 and 3 allocate the former whole."""
+
 _NEVER = 10**9
 """Steps between DeepSpeed's own lines of progress."""
 
@@ -112,6 +115,7 @@ def student_settings(
     accumulation: int,
     processes: int,
     width: int,
+    trained: int,
     given: Mapping[str, Any],
 ) -> Settings:
     """DeepSpeed's configuration for the student, without ``"auto"``.
@@ -122,7 +126,8 @@ def student_settings(
         micro_batch: windows in one forward pass of one process.
         accumulation: forward passes of one process in one step.
         processes: of the stage.
-        width: of the student's hidden states, from which the sizes of buckets follow.
+        width: of the student's hidden states, from which sizes that are ``"auto"`` follow.
+        trained: number of the model's parameters that train; buckets are no larger, unless ``given`` says so.
         given: the recipe's own configuration.
 
     Raises:
@@ -155,7 +160,7 @@ def student_settings(
     _check_values(given, ours | {"optimizer": optimizer})
     left_out = ("optimizer", "scheduler", *_REFUSED, *_WITHOUT_EFFECT)
     taken = {"steps_per_print": _NEVER} | {name: value for name, value in given.items() if name not in left_out}
-    return _merged_and_resolved(taken, ours, width)
+    return _merged_and_resolved(_merged(_buckets(zero["student"], trained), taken), ours, width)
 
 
 def teacher_settings(zero: Mapping[str, Any], dtype: str, *, width: int, given: Mapping[str, Any]) -> Settings:
@@ -178,6 +183,17 @@ def teacher_settings(zero: Mapping[str, Any], dtype: str, *, width: int, given: 
     }
     section = {"zero_optimization": given.get("zero_optimization", {})}
     return _merged_and_resolved(section, ours, width)
+
+
+def _buckets(stage: int, trained: int) -> Settings:
+    """Sizes, in elements, of what is communicated at once.
+
+    Not of what ZeRO-3 gathers ahead (``stage3_prefetch_bucket_size``): that is of all parameters, whether they train or
+    not, and nothing is allocated for it.
+    """
+    largest = min(BUCKET_ELEMENTS, trained + trained % 2)  # DeepSpeed wants an even number
+    names = ("reduce_bucket_size",) if stage == 3 else ("reduce_bucket_size", "allgather_bucket_size")
+    return {"zero_optimization": dict.fromkeys(names, largest)}
 
 
 def _zero_section(stage: int, optimiser: str | None, parameters: str | None, nvme_path: str | None) -> Settings:

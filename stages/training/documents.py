@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
+import uuid
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from stages.document_sets import Content
 from stages.document_streams import DocumentStream, read_streams
 from stages.documents import DocumentProblem
+from stages.hub_rows import Report
 from stages.stage import StageError
 from stages.training.order import Streamed
 from stages.training.windows import Document
@@ -34,6 +35,7 @@ class TrainingDocuments(Sequence[Document]):
     Args:
         directory: the artifact.
         cache: where to keep the index of a long file; None makes it every time.
+        report: told, in the process that reads, when the connection to a streamed set breaks.
 
     Attributes:
         weights: float64 [N], of the documents that the artifact holds.
@@ -43,7 +45,7 @@ class TrainingDocuments(Sequence[Document]):
         StageError: there are no documents, or a streamed file has changed.
     """
 
-    def __init__(self, directory: Path, cache: Path | None = None) -> None:
+    def __init__(self, directory: Path, cache: Path | None = None, report: Report = lambda line: None) -> None:
         streams = read_streams(directory)
         index = _read_index(directory, cache, sorted(stream.documents.name for stream in streams))
         if not len(index) and not streams:
@@ -52,7 +54,7 @@ class TrainingDocuments(Sequence[Document]):
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(index) else b""
         self._starts = index["start"]
         self.weights = np.ascontiguousarray(index["weight"])
-        self._readers = [_StreamReader(stream) for stream in streams]
+        self._readers = [_StreamReader(stream, report) for stream in streams]
         self.streamed = tuple(_numbered(streams, len(index)))
         try:
             for stream in streams:
@@ -89,15 +91,16 @@ class TrainingDocuments(Sequence[Document]):
 class _StreamReader:
     """The documents of one streamed set, cheap in ascending order."""
 
-    def __init__(self, stream: DocumentStream) -> None:
+    def __init__(self, stream: DocumentStream, report: Report) -> None:
         self._stream = stream
+        self._report = report
         self._contents: Iterator[Content] = iter(())
         self._next: int | None = None
 
     def __getitem__(self, number: int) -> Document:
         try:
             if self._next is None or number < self._next:
-                self._contents, self._next = self._stream.read(number), number
+                self._contents, self._next = self._stream.read(number, self._report), number
             while self._next <= number:
                 content = next(self._contents)
                 self._next += 1
@@ -142,9 +145,10 @@ def _read_index(directory: Path, cache: Path | None, streamed: Sequence[str]) ->
     path = cache / f"documents-{hashlib.sha256(content.encode()).hexdigest()[:32]}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.stem}-{os.getpid()}.partial.npy")
-        np.save(temporary, _make_index(directory / FILE, streamed))
-        temporary.replace(path)  # other processes of the training may be at the same
+        # Others may be at the same: ranks, and containers on other machines in which processes have the same numbers.
+        partial = path.with_name(f"{path.stem}.partial-{uuid.uuid4().hex}.npy")
+        np.save(partial, _make_index(directory / FILE, streamed))
+        partial.replace(path)
     return np.load(path, mmap_mode="r")
 
 

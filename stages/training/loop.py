@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training import checkpoint, curve, state_files
+from stages.training import checkpoint, curve
 from stages.training.backend import Backend
 from stages.training.batches import BatchSource
 from stages.training.config import TrainingConfig
@@ -96,7 +96,10 @@ class Trainer:
             # Several processes must leave at the same step, or the next collective would wait for ever.
             if self._asked if self.ctx.world_size > 1 else asked:
                 self._leave()
-            self._take(asked)
+            try:
+                self._take(asked)
+            except StageInterrupted:  # every process was, while the student wrote the batch
+                self._leave()
             last = self._step == self.config.steps
             # The last one too: an interrupted export goes on from it without training again.
             saves = last or self._step % self.config.checkpoint_every == 0
@@ -218,9 +221,8 @@ class Trainer:
             self._saved = self._step
 
     def _check_disk(self) -> None:
-        size = state_files.size_of(self.backend.shapes())
         kept = self.config.keep_checkpoints + (self.held_out is not None)
-        checkpoint.check_space(self._root, size, kept)
+        checkpoint.check_space(self._root, self.backend.saved_bytes(), kept)
 
     def _load_best(self) -> None:
         directory = checkpoint.directory(self._root, self._best["step"])

@@ -21,7 +21,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -79,9 +79,12 @@ def student_memory(directory: Path, config: TrainingConfig, rows: int, tokens: i
     Raises:
         StageError: a target of the adapter names no linear layer.
     """
-    # All of the options that matters here, so that stages that differ in others share what was counted.
-    matters = TrainingConfig(steps=1, dtype=config.dtype, trainable=config.trainable, adapter=config.adapter)
-    return _student_memory(directory, matters, rows, tokens)
+    return _student_memory(directory, _what_matters(config), rows, tokens)
+
+
+def _what_matters(config: TrainingConfig) -> TrainingConfig:
+    """The options that count here, and no others, so that stages that differ in those share what was counted."""
+    return TrainingConfig(steps=1, dtype=config.dtype, trainable=config.trainable, adapter=config.adapter)
 
 
 @functools.lru_cache(maxsize=8)
@@ -89,6 +92,22 @@ def _student_memory(directory: Path, config: TrainingConfig, rows: int, tokens: 
     model = empty_causal_lm(directory).to(DTYPES[config.dtype])
     choose_trained(model, config)
     return _memory(model, sum(p.numel() * p.element_size() for p in model.parameters()), rows, tokens)
+
+
+def trained_elements(directory: Path, config: TrainingConfig) -> int:
+    """Number of a student's parameters that train, each tied one once; the objectives' own are not in it.
+
+    Raises:
+        StageError: a target of the adapter names no linear layer.
+    """
+    return _trained_elements(directory, _what_matters(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _trained_elements(directory: Path, config: TrainingConfig) -> int:
+    model = empty_causal_lm(directory)
+    choose_trained(model, config)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @functools.lru_cache(maxsize=8)
@@ -104,6 +123,27 @@ def teacher_memory(directory: Path, dtype: TeacherDtype, rows: int, tokens: int)
         size -= sum(w.numel() * w.element_size() for w in weights)
         size += round(sum(w.numel() for w in weights) * _QUANTISED_BITS[dtype] / 8)
     return _memory(model, size, rows, tokens)
+
+
+@functools.lru_cache(maxsize=8)
+@torch.no_grad()
+def cache_memory(directory: Path, dtype: Literal["bf16", "fp32"], rows: int, tokens: int) -> int | None:
+    """Bytes of the key-value cache of a model that has read and written ``rows`` rows of ``tokens`` tokens.
+
+    Counted by a pass of shapes. Of a transformer these are ``2 n H d e`` a token, with n layers of H heads of keys and
+    values of width d and e bytes a number (alone what a layer that looks back less far may keep less of). None for a
+    model that cannot be run on shapes, or that keeps something else.
+    """
+    model = empty_causal_lm(directory).to(DTYPES[dtype]).eval()
+    model.set_attn_implementation(_COUNTED)
+    inputs = torch.empty(rows, tokens, model.config.get_text_config().hidden_size, dtype=model.dtype, device="meta")
+    try:
+        # Not ids: what some embeddings do with them depends on their values.
+        cache = model.base_model(inputs_embeds=inputs, use_cache=True).past_key_values
+        kept = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    except Exception:  # an architecture may look at values in any way; the plan says that it does not know
+        return None
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept)
 
 
 def _memory(model: nn.Module, parameter_bytes: int, rows: int, tokens: int) -> ModelMemory:

@@ -17,24 +17,32 @@ and figure 1; their K = 12 is our 4 + 8):
     teacher parameters     as held; split by ZeRO-3
     teacher at work        one layer, and 8 R D at the head
     teacher's signals      of all micro-batches of a step: e R D and a layer's e R D each, 12 R K, or 8 R
+    copies for the teacher of the student: its vocabulary as it was; or its average, 4 Ψ beside the teacher's own where
+                           e < 4, and 4 V D for the master weights of one matrix where ZeRO splits them
     communication          DeepSpeed's bucket of b gradients, allocated whole by ZeRO-2 (e b) and 3 (4 b), as needed by
                            ZeRO-1 (4 min(Ψ, b)); and for ZeRO-3 e min(Φ, live parameters) that are gathered
 
-An upper estimate: every row is taken to be full. What other processes of the machine hold, and a GPU's own context, are
-not in it.
+And while the student writes B rollouts of L tokens at a time, between steps, when there are neither activations nor
+anything else that a step alone needs:
+
+    rollouts' cache        keys and values, 2 n H d e B L for n layers of H key-value heads of width d
+    rollouts at work       one layer over all of B L, that layer's cache once more as it grows, and 64 B V for what is
+                           sampled from (``stages.generation.sampling``, in float64)
+
+The total has the larger of the two. An upper estimate: every row is taken to be full. What other processes of the
+machine hold, and a GPU's own context, are not in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from losses.scores import ACCELERATOR_TILE_BYTES, ACCELERATOR_TILE_ROWS, CPU_TILE_BYTES, CPU_TILE_ROWS
+from stages.training.deepspeed_config import BUCKET_ELEMENTS
 from stages.training.memory_facts import ModelMemory
+from stages.training.memory_table import GIB, Line, MemoryPlan, Place
 
-GIB = 2**30
-BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's ``reduce_bucket_size``, unless its configuration has another."""
 _LIVE_ELEMENTS = 1_000_000_000
 """DeepSpeed's ``stage3_max_live_parameters``."""
 _TILES = {False: (CPU_TILE_BYTES, CPU_TILE_ROWS), True: (ACCELERATOR_TILE_BYTES, ACCELERATOR_TILE_ROWS)}
@@ -43,7 +51,9 @@ _BLOCK_BYTES = {False: 256 * 2**20, True: 2 * GIB}
 """What blocks of logits may take without and with an accelerator (``losses.head_arithmetic``)."""
 
 Offload = Literal["none", "cpu", "nvme"]
-Place = Literal["device", "host", "nvme"]
+
+_SAMPLING_BYTES = 64
+"""A row and token of the vocabulary: of logits, probabilities, their order and their sums, as many as live at once."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Layout:
         processes: that train together.
         student_stage, teacher_stage: what ZeRO splits; 0 for nothing.
         offload_optimizer, offload_parameters, offload_teacher: where they go instead of the device.
-        bucket: gradients that DeepSpeed reduces together.
+        bucket: gradients that DeepSpeed reduces together (``reduce_bucket_size``).
         checkpointing: activations are computed again in the backward pass.
         accelerator: the models are not on the CPU.
     """
@@ -106,47 +116,28 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One use of memory.
+class Rollouts:
+    """What the student writes at a time (on-policy distillation).
 
     Attributes:
-        name: what it is.
-        size: bytes in each process; None for what is not known before it is tried.
-        place: where it is held.
+        rows: rollouts that one process writes together.
+        tokens: longest of them, with its prompt.
+        cache: bytes of keys and values of them all; None where it is not known.
     """
 
-    name: str
-    size: int | None
-    place: Place = "device"
-
-
-@dataclass(frozen=True)
-class MemoryPlan:
-    """All uses of memory in each process.
-
-    Attributes:
-        lines: in the order of the module's table, without empty ones.
-    """
-
-    lines: tuple[Line, ...]
-
-    def total(self, place: Place) -> int:
-        """Bytes in one place, as far as they are known."""
-        return sum(line.size or 0 for line in self.lines if line.place == place)
-
-    def table(self) -> list[str]:
-        """One line of text a use, in GiB."""
-        width = max(len(line.name) for line in self.lines)
-        return [f"  {line.name:<{width}}  {_in_gib(line.size)}{_elsewhere(line)}" for line in self.lines]
-
-    def record(self) -> dict[str, Any]:
-        """The plan as JSON values, in bytes."""
-        totals = {place: self.total(place) for place in ("device", "host", "nvme")}
-        return {"lines": [asdict(line) for line in self.lines], "total": totals}
+    rows: int
+    tokens: int
+    cache: int | None
 
 
 def plan_memory(
-    student: ModelMemory, teacher: ModelMemory | None, layout: Layout, reading: Reading, *, copies: int = 0
+    student: ModelMemory,
+    teacher: ModelMemory | None,
+    layout: Layout,
+    reading: Reading,
+    *,
+    copies: int = 0,
+    rollouts: Rollouts | None = None,
 ) -> MemoryPlan:
     """What one process will hold at its fullest.
 
@@ -156,13 +147,16 @@ def plan_memory(
         layout: of the stage.
         reading: of the losses.
         copies: bytes of other copies of the student's weights, for a teacher made of the student.
+        rollouts: what the student writes; None for nothing.
     """
     lines = [*_states(student, layout, reading), *_student_at_work(student, layout, reading)]
     if teacher is not None:
         lines += _teacher(teacher, layout)
     lines.append(Line("copies for the teacher", copies))
-    lines.append(Line("teacher's signals", _signals(teacher or student, layout, reading)))
+    lines.append(Line("teacher's signals", _signals(teacher or student, layout, reading), when="in a step"))
     lines.append(Line("communication", _communication(student, layout)))
+    if rollouts is not None:
+        lines += _writing(student, layout, rollouts)
     return MemoryPlan(tuple(line for line in lines if line.size != 0))
 
 
@@ -198,10 +192,10 @@ def _student_at_work(student: ModelMemory, layout: Layout, reading: Reading) -> 
         distributions = 4 * rows_by_width * reading.distributions + block
         distributions += 8 * matrix * student.vocabulary_trains * reading.distributions
     return [
-        Line("activations", activations),
-        Line("one layer at work", layer),
-        Line("output head", head),
-        Line("distributions", distributions),
+        Line("activations", activations, when="in a step"),
+        Line("one layer at work", layer, when="in a step"),
+        Line("output head", head, when="in a step"),
+        Line("distributions", distributions, when="in a step"),
     ]
 
 
@@ -218,10 +212,24 @@ def _teacher(teacher: ModelMemory, layout: Layout) -> list[Line]:
     split = layout.teacher_stage == 3
     matrix = teacher.itemsize * teacher.output_rows * teacher.width  # whole everywhere: it is read after the layers
     layer = None if teacher.activations is None else teacher.activations // teacher.layers
+    at_work = None if layer is None else layer + 8 * layout.positions * teacher.width
     return [
         Line("teacher parameters", round(layout.share(teacher.parameter_bytes, split)), _place(layout.offload_teacher)),
         Line("teacher's output matrix", matrix if split else 0),
-        Line("teacher at work", None if layer is None else layer + 8 * layout.positions * teacher.width),
+        Line("teacher at work", at_work, when="in a step"),
+    ]
+
+
+def _writing(student: ModelMemory, layout: Layout, rollouts: Rollouts) -> list[Line]:
+    """What the student needs to write, beside its weights."""
+    at_work = None
+    if rollouts.cache is not None and student.activations is not None:
+        layer = student.activations / student.layers * rollouts.rows * rollouts.tokens / layout.positions
+        sampling = _SAMPLING_BYTES * rollouts.rows * student.output_rows
+        at_work = round(layer + rollouts.cache / student.layers) + sampling
+    return [
+        Line("rollouts' cache", rollouts.cache, when="while the student writes"),
+        Line("rollouts at work", at_work, when="while the student writes"),
     ]
 
 
@@ -246,11 +254,3 @@ def _communication(student: ModelMemory, layout: Layout) -> int:
 
 def _place(offload: Offload) -> Place:
     return {"none": "device", "cpu": "host", "nvme": "nvme"}[offload]
-
-
-def _in_gib(size: int | None) -> str:
-    return "  unknown" if size is None else f"{size / GIB:9.3f}"
-
-
-def _elsewhere(line: Line) -> str:
-    return {"device": "", "host": "  in host memory", "nvme": "  on NVMe"}[line.place]

@@ -15,8 +15,10 @@ from stages.objectives import LossEntry
 from stages.objectives.capabilities import GIVES, capability
 from stages.stage import StageContext
 from stages.training.config import TrainingConfig
-from stages.training.memory_facts import ModelMemory, student_memory, teacher_memory
-from stages.training.memory_plan import GIB, Layout, MemoryPlan, Place, Reading, plan_memory
+from stages.training.memory_facts import ModelMemory, cache_memory, student_memory, teacher_memory
+from stages.training.memory_plan import Layout, Reading, Rollouts, plan_memory
+from stages.training.memory_table import GIB, MemoryPlan, Place
+from stages.training.on_policy.options import OnPolicyOptions
 from stages.training.teaching import Teaching
 from stages.training.zero import Zero
 
@@ -33,10 +35,20 @@ def report_memory(
     teachings: Sequence[Teaching],
     device: torch.device,
     zero: Zero,
+    on_policy: OnPolicyOptions | None = None,
 ) -> None:
     """Print and record what each process will hold, before any of it is loaded; on the first process.
 
     A plan that does not fit is a warning: it is an upper estimate.
+
+    Args:
+        ctx: the stage's context.
+        config: optimisation options.
+        losses: the terms of the loss.
+        teachings: the teachers.
+        device: of this process.
+        zero: DeepSpeed's settings, and what nothing comes of, which is recorded here.
+        on_policy: what the student writes; None for nothing.
 
     Raises:
         StageError: a target of the adapter names no linear layer.
@@ -50,9 +62,12 @@ def report_memory(
     loaded = [teaching for teaching in teachings if teaching.dtype is not None and not teaching.is_student]
     teacher = _together([teacher_memory(each.directory, each.dtype, layout.rows, layout.tokens) for each in loaded])
     reading = _reading(losses, teachings, student, teacher)
-    plan = plan_memory(student, teacher, layout, reading, copies=_copies(teachings, student))
+    rollouts = None if on_policy is None else _rollouts(ctx, config, on_policy)
+    copies = _copies(teachings, student, layout)
+    plan = plan_memory(student, teacher, layout, reading, copies=copies, rollouts=rollouts)
     available = _available(device, ctx.world_size // (ctx.resources.get("nodes") or 1))
-    write_json(ctx.work / NAME, plan.record() | {"available": available})
+    facts = {"available": available, "without_effect": list(zero.without_effect)}
+    write_json(ctx.work / NAME, plan.record() | facts)
     ctx.metrics.log(0, planned_memory_mib=plan.total("device") / 2**20)
     ctx.progress(f"{student.trained:,} of {student.parameters:,} parameters train")
     _show(ctx, plan, available)
@@ -103,12 +118,23 @@ def _reading(
     )
 
 
-def _copies(teachings: Sequence[Teaching], student: ModelMemory) -> int:
-    """What a teacher made of the student keeps: its vocabulary as it was, or a float32 average."""
+def _rollouts(ctx: StageContext, config: TrainingConfig, options: OnPolicyOptions) -> Rollouts | None:
+    """The most that one process writes at a time: with a conversation before it, a rollout can fill a whole window."""
+    count = options.rollouts(config.batch_windows)
+    if not count:
+        return None
+    rows = min(options.batch or ceil(count / ctx.world_size), count)
+    cache = cache_memory(ctx.input("student"), config.dtype, rows, config.window_tokens)
+    return Rollouts(rows, config.window_tokens, cache)
+
+
+def _copies(teachings: Sequence[Teaching], student: ModelMemory, layout: Layout) -> int:
+    """What a teacher made of the student keeps: its vocabulary as it was, or a float32 average of what trains."""
     if any(teaching.is_student for teaching in teachings):
         return student.itemsize * student.vocabulary * student.vocabulary_trains
     if any(teaching.average is not None for teaching in teachings):
-        return 4 * student.parameters * (student.itemsize < 4)
+        gathered = 4 * student.output_rows * student.width if layout.student_stage else 0
+        return 4 * student.trained * (student.itemsize < 4) + gathered
     return 0
 
 

@@ -67,6 +67,11 @@ class ReadingOrder:
         self._read_before = np.zeros(len(weights), dtype=bool)
         self._counted_epochs = 0
 
+    @property
+    def mean_readings(self) -> float:
+        """Readings of documents in an epoch, on average."""
+        return float(self._weights.sum()) + sum(each.weight * each.count for each in self._streamed)
+
     def blocks(self, epoch: int) -> int:
         """How many blocks an epoch has; one at least."""
         readings = len(self._shuffle(epoch).numbers) + sum(len(_ordinals(each, epoch)) for each in self._streamed)

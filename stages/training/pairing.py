@@ -21,6 +21,7 @@ from stages.sharded import is_split, whole
 from stages.stage import StageContext, StageError
 from stages.training.attention import use_attention
 from stages.training.averaged_teacher import AveragedTeacher
+from stages.training.backend import trained_parameters
 from stages.training.cached_teacher import CachedTeacher, cached_facts
 from stages.training.config import TrainingConfig
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
@@ -151,7 +152,7 @@ def _teacher(
     if not teaching.is_student:
         scoring.requires_grad_(False)
         if teaching.average is not None:
-            return AveragedTeacher(scoring, student, teaching.average)
+            return AveragedTeacher(scoring, trained_parameters(student).keys(), teaching.average)
         return OnlineTeacher(scoring) if zero.teacher is None else SplitTeacher(scoring, zero.teacher)
     from stages.training.self_teacher import SelfTeacher  # PEFT takes a second to import
 

@@ -34,6 +34,11 @@ def alone(outcome: Outcome) -> list[Outcome]:
     return [outcome]
 
 
+def at_the_start(epoch: int, block: int) -> float:
+    """No part of the training is done: for makers to which it makes no difference."""
+    return 0.0
+
+
 @dataclass
 class BlockSource:
     """Makes blocks: in this process when they are asked for, or ahead of that in ``workers`` others.
@@ -48,6 +53,7 @@ class BlockSource:
         rank, world_size: this process among those of the training.
         exchange: with the others; may be set after the workers were started.
         should_stop: whether the stage was asked to stop, as its workers may have been.
+        share_done: epoch, block -> share of the training that is done when a block is begun.
     """
 
     documents: Sequence[Document]
@@ -58,6 +64,7 @@ class BlockSource:
     world_size: int = 1
     exchange: Exchange = alone
     should_stop: Callable[[], bool] = lambda: False
+    share_done: Callable[[int, int], float] = at_the_start
     _pool: WorkerPool | None = field(default=None, init=False)
     _pending: deque[_Pending] = field(default_factory=deque, init=False)
 
@@ -118,19 +125,20 @@ class BlockSource:
         numbers = distinct(readings)
         mine = divide(len(numbers), self.world_size)[self.rank]
         parts = [numbers[part.start : part.stop : part.step] for part in mine]
-        futures = [None if self._pool is None else self._pool.submit(epoch, part) for part in parts]
-        return _Pending(epoch, number, readings, parts, futures)
+        done = self.share_done(epoch, number)
+        futures = [None if self._pool is None else self._pool.submit(epoch, done, part) for part in parts]
+        return _Pending(epoch, number, done, readings, parts, futures)
 
     def _outcome(self, pending: _Pending) -> Outcome:
         try:
             return [
-                self._finish(pending.epoch, numbers, future)
+                self._finish(pending.epoch, pending.done, numbers, future)
                 for numbers, future in zip(pending.numbers, pending.futures, strict=True)
             ]
         except StageError as error:
             return error
 
-    def _finish(self, epoch: int, numbers: Sequence[int], future: Future[bytes] | None) -> bytes:
+    def _finish(self, epoch: int, done: float, numbers: Sequence[int], future: Future[bytes] | None) -> bytes:
         try:
             if future is not None:
                 return future.result()
@@ -141,7 +149,7 @@ class BlockSource:
                     "a data worker was killed (out of memory?): lower data_workers or shuffle_documents, or cut long "
                     "documents with document_bytes; the same command goes on from the last checkpoint"
                 ) from None
-        return make_part(self.documents, self.maker, epoch, numbers)
+        return make_part(self.documents, self.maker, epoch, done, numbers)
 
 
 @dataclass
@@ -150,6 +158,7 @@ class _Pending:
 
     epoch: int
     number: int
+    done: float
     readings: Readings
     numbers: list[list[int]]
     futures: list[Future[bytes] | None]

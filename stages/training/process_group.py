@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -78,8 +80,12 @@ def barrier() -> None:
         dist.barrier()
 
 
-def leave() -> None:
-    """Leave the other processes; no collective call may follow."""
-    # Left to the interpreter's exit, gloo's running threads abort the process, now and then.
-    if dist.is_initialized():
-        dist.destroy_process_group()
+@contextmanager
+def left_in_the_end() -> Iterator[None]:
+    """Leave the other processes, if they were joined within, however it ends; no collective call may follow."""
+    try:
+        yield
+    finally:
+        # Left to the interpreter's exit, gloo's running threads abort the process, now and then.
+        if dist.is_initialized():
+            dist.destroy_process_group()

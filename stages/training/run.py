@@ -12,7 +12,7 @@ from losses.balance import Balancer
 from stages.batch_split import split_batch
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError
-from stages.training import memory_report
+from stages.training import memory_report, process_group
 from stages.training.attention import check_attention
 from stages.training.averaged_teacher import followed
 from stages.training.backend import Backend
@@ -31,12 +31,14 @@ from stages.training.on_policy.setup import OnPolicy
 from stages.training.optimiser import peak_rates
 from stages.training.order import ReadingOrder
 from stages.training.pairing import Models, load_models
-from stages.training.prefetch import BlockSource
+from stages.training.prefetch import BlockSource, at_the_start
 from stages.training.reporter import Reporter
+from stages.training.split_progress import ShareDone
 from stages.training.step import Stepper
 from stages.training.stream import WindowStream
-from stages.training.teaching import Teaching
+from stages.training.teaching import Teaching, loaded_dtype
 from stages.training.telemetry import Telemetry
+from stages.training.windows import Window
 from stages.training.zero import Zero
 
 
@@ -67,8 +69,8 @@ def train_student(
         StageInterrupted: the stage was asked to stop and saved a checkpoint.
     """
     micro_batch, accumulation = _split_batch(ctx, config)
-    zero = Zero.of(ctx, config, micro_batch, accumulation, next((each.dtype for each in teachings if each.dtype), None))
-    with closing(_block_source(ctx, config, maker)) as source:
+    zero = Zero.of(ctx, config, micro_batch, accumulation, loaded_dtype(teachings))
+    with closing(_block_source(ctx, config, maker)) as source, process_group.left_in_the_end():
         _train(ctx, config, losses, source, teachings, balancer, on_policy, zero, micro_batch)
 
 
@@ -85,8 +87,9 @@ def _train(
 ) -> None:
     device = pick_device(ctx.local_rank)
     check_attention(config.attention, device)
-    memory_report.report_memory(ctx, config, losses, teachings, device, zero)
+    memory_report.report_memory(ctx, config, losses, teachings, device, zero, on_policy and on_policy.options)
     _choose_precision(config, device)
+    held_out = _held_out_text(ctx, config)
     zero.join(ctx, device)
     source.exchange = between_processes()
     stream = WindowStream(source)
@@ -102,36 +105,33 @@ def _train(
     rates = peak_rates(models.student.model, models.student.auxiliary, config)
     backend = followed(zero.backend(models.student, config), models.teachers, saves=ctx.rank == 0)
     stepper = Stepper(backend, models.terms, models.teachers, balancer, config.steps)
-    try:
-        batches = BatchSource(
-            stream if on_policy is None else on_policy.stream(ctx, config, stream, source, models.student),
-            config.batch_windows,
-            micro_batch,
-            ctx.rank,
-            ctx.world_size,
-            device,
-            batch_tokens=config.batch_tokens,
-            row_tokens=config.window_tokens if config.packing else None,
-        )
-        trainer = Trainer(
-            ctx,
-            config,
-            batches,
-            backend,
-            stepper,
-            device,
-            trained=[parameter for parameter in models.student.parameters() if parameter.requires_grad],
-            guard=guard,
-            telemetry=telemetry,
-            reporter=Reporter(ctx, config, stepper.names, rates, telemetry, guard),
-            held_out=_held_out(ctx, config, models.student, backend, device),
-            ahead=on_policy is None,
-        )
-        notes = trainer.run()
-        covered = source.maker.describe(stream.account) | {"drawn": stream.account.mixture()}
-        export_student(ctx, backend, models.student, covered | notes)
-    finally:
-        backend.close()
+    batches = BatchSource(
+        stream if on_policy is None else on_policy.stream(ctx, config, stream, source, models.student),
+        config.batch_windows,
+        micro_batch,
+        ctx.rank,
+        ctx.world_size,
+        device,
+        batch_tokens=config.batch_tokens,
+        row_tokens=config.window_tokens if config.packing else None,
+    )
+    trainer = Trainer(
+        ctx,
+        config,
+        batches,
+        backend,
+        stepper,
+        device,
+        trained=[parameter for parameter in models.student.parameters() if parameter.requires_grad],
+        guard=guard,
+        telemetry=telemetry,
+        reporter=Reporter(ctx, config, stepper.names, rates, telemetry, guard),
+        held_out=_held_out(ctx, config, held_out, models.student, backend, device),
+        ahead=on_policy is None,
+    )
+    notes = trainer.run()
+    covered = source.maker.describe(stream.account) | {"drawn": stream.account.mixture()}
+    export_student(ctx, backend, models.student, covered | notes)
 
 
 def _choose_precision(config: TrainingConfig, device: torch.device) -> None:
@@ -142,10 +142,18 @@ def _choose_precision(config: TrainingConfig, device: torch.device) -> None:
 
 
 def _block_source(ctx: StageContext, config: TrainingConfig, maker: WindowMaker) -> BlockSource:
-    documents = TrainingDocuments(ctx.input("documents"), ctx.cache)
+    documents = TrainingDocuments(ctx.input("documents"), ctx.cache, ctx.progress)
     order = ReadingOrder(documents.weights, documents.streamed, config.seed, config.shuffle_documents)
+    moving = config.splits is not None and config.splits.proportion_schedule != "constant"
     return BlockSource(
-        documents, maker, order, config.data_workers, ctx.rank, ctx.world_size, should_stop=ctx.should_stop
+        documents,
+        maker,
+        order,
+        config.data_workers,
+        ctx.rank,
+        ctx.world_size,
+        should_stop=ctx.should_stop,
+        share_done=ShareDone(documents, maker, order, config) if moving else at_the_start,
     )
 
 
@@ -183,14 +191,29 @@ def _telemetry(config: TrainingConfig, models: Models, device: torch.device) -> 
     )
 
 
+def _held_out_text(ctx: StageContext, config: TrainingConfig) -> list[Window]:
+    """The text to choose the best checkpoint by, empty where the last one is kept; made before any model is loaded.
+
+    Raises:
+        StageError: the student cannot be measured on it.
+    """
+    if config.keep_best is None:
+        return []
+    documents = TrainingDocuments(ctx.input("held_out"), ctx.cache, ctx.progress)
+    view = ByteView.from_tokenizer(ctx.input("student"))
+    return held_out_windows(documents, view, config.window_tokens, config.keep_best.max_documents)
+
+
 def _held_out(
-    ctx: StageContext, config: TrainingConfig, student: ScoringModel, backend: Backend, device: torch.device
+    ctx: StageContext,
+    config: TrainingConfig,
+    windows: Sequence[Window],
+    student: ScoringModel,
+    backend: Backend,
+    device: torch.device,
 ) -> HeldOut | None:
     if config.keep_best is None:
         return None
-    documents = TrainingDocuments(ctx.input("held_out"), ctx.cache)
-    view = ByteView.from_tokenizer(ctx.input("student"))
-    windows = held_out_windows(documents, view, config.window_tokens, config.keep_best.max_documents)
     micro_batch = config.micro_batch_windows or config.batch_windows or 1
     every = config.keep_best.every
     return HeldOut(windows, every, micro_batch, ctx.rank, ctx.world_size, device, student, backend)

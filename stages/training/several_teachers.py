@@ -42,7 +42,7 @@ class TeacherAligners:
         for aligner in self.aligners:
             aligner.prepare()
 
-    def make(self, document: Document, number: int, epoch: int) -> DocumentWindows:
+    def make(self, document: Document, number: int, epoch: int, done: float = 0.0) -> DocumentWindows:
         """The windows of one document for each teacher that teaches it.
 
         Raises:
@@ -58,7 +58,7 @@ class TeacherAligners:
                 f"document {document.id} has the route {document.route!r}, which no teacher teaches: "
                 f"{'; '.join(_in_words(entry) for entry in self.entries)}. Add it to one of them, or remove the text"
             )
-        made = {index: self.aligners[index].make(document, number, epoch) for index in numbers}
+        made = {index: self.aligners[index].make(document, number, epoch, done) for index in numbers}
         if self.choice == "best" and len(made) > 1:
             best = min(made, key=lambda index: (self._nats_per_byte(index, made[index].windows), index))
             made = {best: made[best]}

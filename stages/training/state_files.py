@@ -32,6 +32,9 @@ KINDS = ("master", *MOMENTS)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_NOTES_BYTES = 1024
+"""More than one process writes of one parameter beside its values: its name, its shape, and where its values lie."""
+
 
 @dataclass(frozen=True)
 class Fragment:
@@ -48,9 +51,10 @@ class Fragment:
     values: Mapping[str, Tensor]
 
 
-def size_of(shapes: Shapes) -> int:
-    """Bytes of the state of parameters of these shapes on disk, but for the names."""
-    return 4 * len(KINDS) * sum(math.prod(shape) for shape in shapes.values())
+def size_of(shapes: Shapes, processes: int = 1) -> int:
+    """Bytes that ``write`` takes on disk for parameters of these shapes, all processes together; never too few."""
+    values = sum(math.prod(shape) for shape in shapes.values())
+    return 4 * len(KINDS) * values + _NOTES_BYTES * len(shapes) * processes
 
 
 def write(

@@ -34,8 +34,8 @@ class Stepper:
         teachers: score the teacher's side of every batch, by ``Batch.teacher_number``; none when no objective asks.
         balancer: sets the weights from the gradients at the input of the output head, where they are small and whole
             whatever ZeRO shards; None for the recipe's weights. A step uses the gradients of the step before, so the
-            weights are the same for all its micro-batches and processes; the first step measures them in a forward
-            pass of its own.
+            weights are the same for all its micro-batches and processes; the first step, and any other in which a loss
+            has something to compare for the first time, measures them in a forward pass of its own.
         steps: of the whole training, for weights that move.
     """
 
@@ -53,6 +53,7 @@ class Stepper:
         self._balancer = balancer
         self._steps = steps
         self._weights: Tensor | None = None
+        self._measured = torch.zeros(len(terms), dtype=torch.bool)
 
     @property
     def names(self) -> list[str]:
@@ -95,22 +96,27 @@ class Stepper:
             sums.add(f"{CONTENTS}{name}", torch.tensor(value))
         totals = sums.reduce(self._backend)
         if self._balancer is not None:
-            self._weights = self._balance(totals["gram"], totals["losses"])
+            self._balance(totals, statistics)
         timeline.stop()
         facts = {"weights": weights, "units": torch.stack([part[0] for part in statistics])}
         return StepRecord(totals | facts, self._values, timeline)
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint must hold beside the backend's own: the next step's weights, and the balancer's state."""
+        """What a checkpoint must hold beside the backend's own: the next step's weights, and what led to them."""
         if self._balancer is None or self._weights is None:
             return None
-        return {"weights": self._weights.tolist(), "balancer": self._balancer.state()}
+        return {
+            "weights": self._weights.tolist(),
+            "measured": self._measured.tolist(),
+            "balancer": self._balancer.state(),
+        }
 
     def restore(self, state: dict[str, Any] | None, device: torch.device) -> None:
         """Continue from what ``state`` gave; None goes back to before the first step."""
         if self._balancer is not None:
             weights = None if state is None else torch.tensor(state["weights"], dtype=torch.float64, device=device)
             self._weights = weights
+            self._measured = torch.tensor([False] * len(self._terms) if state is None else state["measured"])
             self._balancer.restore(None if state is None else state["balancer"])
 
     def _add(
@@ -156,23 +162,29 @@ class Stepper:
         if self._balancer is None:
             weights = torch.tensor([term.weight(number, self._steps) for term in self._terms])
             return weights.to(statistics[0].device, non_blocking=True)
-        if self._weights is None:
+        if self._weights is None or self._meets_another(statistics):
             sums = _Sums(statistics[0].device)
             for batch, teacher in zip(batches, teachers, strict=True):
                 student = self._forward(batch, teacher, statistics, measure=True)
                 sums.add("losses", torch.stack(_shares(student.outputs, statistics)))
                 sums.add("gram", _share_of_gram(student.gram, statistics))
-            totals = sums.reduce(self._backend)
-            self._weights = self._balance(totals["gram"], totals["losses"])
+            self._balance(sums.reduce(self._backend), statistics)
         return self._weights.float()
 
-    def _balance(self, gram: Tensor, losses: Tensor) -> Tensor:
+    def _meets_another(self, statistics: Sequence[Tensor]) -> bool:
+        """Whether a loss has something to compare for the first time; waits for the device until all of them had."""
+        return not self._measured.all() and bool((_present(statistics).cpu() & ~self._measured).any())
+
+    def _balance(self, totals: Mapping[str, Tensor], statistics: Sequence[Tensor]) -> None:
+        """Set the weights of the coming step from the gradients and the values of the losses."""
+        present = _present(statistics)
+        self._measured |= present.cpu()
         try:
-            return self._balancer.weights(gram, losses)
+            self._weights = self._balancer.weights(totals["gram"], totals["losses"], present)
         except ValueError:
             # The step that has no finite gradient is found out when it is read, and taken back; until then there are
             # no weights either.
-            return torch.full_like(losses, torch.nan)
+            self._weights = torch.full_like(totals["losses"], torch.nan)
 
     def _values(self, totals: dict[str, Tensor]) -> dict[str, float]:
         losses, weights, units = (totals.pop(name).tolist() for name in ("losses", "weights", "units"))
@@ -224,6 +236,11 @@ def _statistics(term: Term, batches: Sequence[Batch], teachers: Sequence[Signals
         if term.learns_from(batch)
     ]
     return sum(own) if own else torch.zeros(1, dtype=torch.float64, device=batches[0].student.ids.device)
+
+
+def _present(statistics: Sequence[Tensor]) -> Tensor:
+    """bool [L]: the losses that have something to compare in this step, in any process."""
+    return torch.stack([part[0] for part in statistics]) > 0
 
 
 def _nothing(student: Signals) -> LossOutput:

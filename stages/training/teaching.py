@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from stages.scoring.manifest import holds_scores
 from stages.scoring.store import ScoreStore
 from stages.stage import StageContext, StageError
 from stages.training.aligner import DocumentAligner
+from stages.training.random_splits import RandomSplits
 from stages.training.scored_text import ScoredDocuments
 from stages.training.several_teachers import TeacherAligners
 from stages.training.teacher_loading import check_teacher_dtype
@@ -49,6 +50,14 @@ class Teaching:
         return f"the teacher {self.name}" if self.name else "the teacher"
 
 
+def loaded_dtype(teachings: Sequence[Teaching]) -> TeacherDtype | None:
+    """Of the weights of the teachers that are models of their own, one for all; None where there is none.
+
+    The student that teaches itself is none, nor are scores from a file.
+    """
+    return next((each.dtype for each in teachings if each.dtype is not None and not each.is_student), None)
+
+
 def teachings_of(ctx: StageContext) -> list[Teaching]:
     """The teachers of ``distill``; none where no loss needs one.
 
@@ -85,6 +94,12 @@ def aligner_of(ctx: StageContext) -> DocumentAligner | TeacherAligners:
     return _aligner(ctx, teacher or ctx.input("student"))
 
 
+def splits_of(ctx: StageContext) -> RandomSplits | None:
+    """How the student's tokens are split; None where they are not."""
+    config = ctx.config
+    return None if config.splits is None else RandomSplits(config.splits, config.seed, ctx.input("student"), ctx.cache)
+
+
 def _directories(ctx: StageContext) -> Mapping[str, Path]:
     """Name -> artifact of each of several teachers."""
     main = ctx.optional_input("teacher")
@@ -99,6 +114,7 @@ def _aligner(ctx: StageContext, teacher: Path) -> DocumentAligner:
         window_tokens=ctx.config.window_tokens,
         train_on=ctx.config.train_on,
         scores=scored,
+        splits=splits_of(ctx),
     )
 
 

@@ -17,6 +17,7 @@ from stages.training import process_group
 from stages.training.backend import Backend, PlainBackend
 from stages.training.config import TrainingConfig
 from stages.training.deepspeed_config import Settings, notes, read_given, student_settings, teacher_settings
+from stages.training.memory_facts import trained_elements
 from stages.training.models import ScoringModel
 from stages.training.teacher_options import QUANTISED
 
@@ -31,10 +32,12 @@ class Zero:
     Attributes:
         student: None for a whole student in every process.
         teacher: None for a whole teacher in every process.
+        without_effect: what of the recipe's ``resources`` nothing comes of, and why; in words.
     """
 
     student: Settings | None = None
     teacher: Settings | None = None
+    without_effect: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -52,7 +55,8 @@ class Zero:
             config: optimisation options.
             micro_batch: rows in one forward pass of one process; None where steps differ.
             accumulation: forward passes of one process in one step; None where steps differ.
-            teacher_dtype: of the teacher's weights; None without a teacher that is loaded.
+            teacher_dtype: of the weights of a teacher that is loaded; None where there is none, as with scores from a
+                file, and where the student teaches itself.
 
         Raises:
             StageError: the recipe's DeepSpeed configuration contradicts the recipe, or has no effect.
@@ -64,9 +68,12 @@ class Zero:
                 "resources.<stage>.deepspeed has no effect on a student that is not split; set zero.student to 1, 2 or "
                 "3, or remove it"
             )
-        split_teacher = zero["teacher"] == 3 and _can_be_split(teacher_dtype, ctx)
+        split_teacher = zero["teacher"] == 3 and _can_be_split(teacher_dtype)
+        without_effect = tuple(_without_effect(zero, teacher_dtype, given))
+        for note in without_effect:
+            ctx.progress(f"note: {note}")
         if zero["student"] == 0 and not split_teacher:
-            return cls()
+            return cls(without_effect=without_effect)
         width = AutoConfig.from_pretrained(ctx.input("student")).get_text_config().hidden_size
         student = teacher = None
         if zero["student"] > 0:
@@ -77,13 +84,12 @@ class Zero:
                 accumulation=accumulation or 2,  # it matters to DeepSpeed only whether there may be more than one
                 processes=ctx.world_size,
                 width=width,
+                trained=trained_elements(ctx.input("student"), config),
                 given=given,
             )
-            for note in notes(given):
-                ctx.progress(f"note: {note}")
         if split_teacher:
             teacher = teacher_settings(zero, teacher_dtype, width=width, given=given)
-        settings = cls(student, teacher)
+        settings = cls(student, teacher, without_effect)
         settings._record(ctx)
         return settings
 
@@ -116,19 +122,26 @@ class Zero:
     def _record(self, ctx: StageContext) -> None:
         if self.used and ctx.rank == 0:
             path = ctx.work / RECORD
-            write_json(path, {name: part for name, part in vars(self).items() if part is not None})
+            write_json(path, {name: part for name, part in vars(self).items() if part})
             ctx.progress(f"DeepSpeed's settings, resolved: {path}")
 
 
-def _can_be_split(teacher_dtype: str | None, ctx: StageContext) -> bool:
+def _can_be_split(teacher_dtype: str | None) -> bool:
     if teacher_dtype in QUANTISED:
         raise StageError(
             f"teacher_dtype: {teacher_dtype} cannot be split over processes: remove zero.teacher, or use "
             "teacher_dtype: bf16"
         )
-    if teacher_dtype is None:
-        ctx.progress("note: resources.<stage>.zero.teacher: 3 has no effect, because no teacher is loaded")
     return teacher_dtype is not None
+
+
+def _without_effect(zero: Mapping[str, Any], teacher_dtype: str | None, given: Mapping[str, Any]) -> Iterator[str]:
+    if zero["teacher"] == 3 and teacher_dtype is None:
+        yield (
+            "resources.<stage>.zero.teacher: 3 has no effect, because no teacher is loaded beside the student; a "
+            "student that teaches itself is split by zero.student. Remove it"
+        )
+    yield from notes(given)
 
 
 @contextmanager

@@ -27,10 +27,13 @@ def test_it_ends_with_a_table_and_says_where_everything_is(finished):
     table = output[output.index("Bits per byte on held-out text") :]
     for word in (*ROWS, *DOMAINS, "trained", "untrained", "gap", "top-1", "nats a chunk", "tokens"):
         assert word in table, word
-    assert "mlflow ui" in output
+    assert "pipeline ui" in output
     report = json.loads((_out(place.directory, "evaluate") / "report.json").read_text())
-    assert list(report["models"]) == list(ROWS)
-    assert (_out(place.directory, "evaluate") / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list(report["preflight"]) == list(ROWS)
+    retention, generation = report["sections"]
+    assert list(retention["tables"][0]["rows"]) == list(ROWS)
+    assert list(retention["tables"][0]["differences"]) == ["teacher", "initial", "control"]
+    assert list(generation["samples"][0]["continuations"]) == list(ROWS)
 
 
 def test_every_model_directory_is_an_ordinary_one(finished):
@@ -56,7 +59,10 @@ def test_mlflow_has_one_parent_and_one_child_a_stage(finished):
     assert {"stage_key", "result_id", "attempt", "git_commit"} <= set(distill.data.tags)
     curve = client.get_metric_history(distill.info.run_id, "loss")
     assert [point.step for point in curve] == [1, 2, 3, 4, 5, 6]
-    assert "evaluate.distill.bits_per_byte.french" in parents[0].data.metrics
+    assert "evaluate.retention.distill.bits_per_byte.french" in parents[0].data.metrics
+    assert {"table.txt", "report.json", "report.html"} == {
+        Path(file.path).name for file in client.list_artifacts(parents[0].info.run_id, "evaluate")
+    }
 
 
 def test_a_second_run_is_all_cached_and_says_so(finished):

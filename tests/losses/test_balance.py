@@ -53,6 +53,42 @@ def test_a_loss_without_gradient_does_not_silence_the_others() -> None:
     assert gradmag_weights(torch.zeros(2)).tolist() == [0, 0]
 
 
+def test_gradmag_keeps_the_last_weight_of_a_loss_that_had_nothing_to_compare() -> None:
+    balancer = GradMag()
+    both, first_alone = torch.tensor([True, True]), torch.tensor([True, False])
+    assert balancer.weights(_gram((4.0, 0.0), (0.0, 1.0)), _losses(1, 1), both).tolist() == pytest.approx([0.2, 0.8])
+    # The gradient of norm 1 that the second loss had last still counts, beside whatever the first one's is now.
+    for norm, expected in ((4.0, [0.2, 0.8]), (1.0, [0.5, 0.5]), (3.0, [0.25, 0.75])):
+        found = balancer.weights(_gram((norm, 0.0), (0.0, 0.0)), _losses(1, 0), first_alone)
+        assert found.tolist() == pytest.approx(expected)
+    # One that compared something and has no gradient has no weight, as ever.
+    assert balancer.weights(_gram((1.0, 0.0), (0.0, 0.0)), _losses(1, 0), both).tolist() == pytest.approx([1, 0])
+
+
+def test_gradnorm_counts_nothing_of_a_loss_before_its_first_step() -> None:
+    balancer = GradNorm(alpha=1.0)
+    for _ in range(5):
+        found = balancer.weights(_gram((1.0, 0.0), (0.0, 0.0)), _losses(3, 0), torch.tensor([True, False]))
+        assert found.tolist() == [1, 1]
+    # Its first value is 4, so both losses have made the same progress (none), and the larger gradient is pulled down:
+    # by Adam's first step here, and up by its sixth, after five slopes of 0, there.
+    found = balancer.weights(_gram((1.0, 0.0), (0.0, 2.0)), _losses(3, 4), torch.tensor([True, True]))
+    sixth = (0.1 / (1 - 0.9**6)) / (0.001 / (1 - 0.999**6)) ** 0.5
+    assert (found[0] / found[1]).item() == pytest.approx((1 + 0.025 * sixth) / (1 - 0.025), rel=1e-6)
+
+
+def test_gradnorm_leaves_losses_alone_that_had_nothing_to_compare() -> None:
+    balancer = GradNorm()
+    gradients = ((1.0, 0.0), (0.0, 2.0), (0.5, 0.5))
+    for _ in range(3):
+        before = balancer.weights(_gram(*gradients), _losses(1, 2, 3))
+    first_alone = torch.tensor([True, False, False])
+    for _ in range(4):
+        found = balancer.weights(_gram((1.0, 0.0), (0.0, 0.0), (0.0, 0.0)), _losses(1, 0, 0), first_alone)
+    assert (found[1] / found[2]).item() == pytest.approx((before[1] / before[2]).item(), rel=1e-12)
+    assert found.sum().item() == pytest.approx(3)
+
+
 def test_gradnorm_slopes_are_those_of_the_papers_objective() -> None:
     weights = torch.tensor([1.5, 0.7, 0.8], dtype=torch.float64, requires_grad=True)
     norms = torch.tensor([2.0, 5.0, 0.3], dtype=torch.float64)
@@ -190,7 +226,10 @@ def test_a_restored_balancer_goes_on_exactly(kind: type[Balancer], stop: int) ->
     steps = []
     for _ in range(12):
         gradients = torch.randn(3, 4, generator=draw, dtype=torch.float64)
-        steps.append((gradients @ gradients.t(), torch.rand(3, generator=draw, dtype=torch.float64)))
+        present = torch.rand(3, generator=draw) < 0.7
+        gradients *= present[:, None]
+        values = torch.rand(3, generator=draw, dtype=torch.float64) * present
+        steps.append((gradients @ gradients.t(), values, present))
     straight, stopped = kind(), kind()
     expected = [straight.weights(*step).tolist() for step in steps]
     found = [stopped.weights(*step).tolist() for step in steps[:stop]]

@@ -109,6 +109,27 @@ def test_a_batch_that_does_not_divide_is_refused_where_the_launch_is_described(p
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("{'zero_optimization': {}}", "is no JSON: "),
+        ("[]", "must be a JSON object"),
+    ],
+)
+def test_a_deepspeed_configuration_that_cannot_be_read_is_found_where_it_is_named(
+    tmp_path: Path, problems, content: str | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / "ds.json").write_text(content)
+    resources = {"launcher": "torchrun", "processes": 2, "zero": {"student": 2}}
+    (problem,) = problems(**resources, deepspeed="ds.json")
+    place, _, message = problem.partition(": resources.distill.deepspeed: ")
+    assert place == f"{tmp_path / 'recipe.yaml'}:12"
+    assert message.startswith(f"the DeepSpeed configuration {tmp_path / 'ds.json'} {said}")
+    assert problems(**resources, deepspeed={"steps_per_print": 10}) == []
+
+
 @pytest.mark.parametrize("command", ["validate", "plan", "run", "slurm"])
 def test_every_command_that_leads_to_a_run_makes_these_checks(tmp_path, problems, capsys, command) -> None:
     assert problems(launcher="torchrun", processes=3)

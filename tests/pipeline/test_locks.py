@@ -47,7 +47,7 @@ def test_a_second_holder_is_refused_by_name_until_the_first_is_killed(path: Path
 
 def test_a_child_that_inherits_the_descriptor_keeps_the_lock(path: Path) -> None:
     with FileLock(path).acquire() as lock:
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.descriptor])
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=lock.descriptors)
         stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert is_locked(path)
     child.communicate(b"\n")

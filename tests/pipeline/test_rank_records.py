@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import RankRun, wait_until
 
-from pipeline.errors import EXIT_INTERRUPTED
+from pipeline.errors import EXIT_INTERRUPTED, EXIT_STAGE_FAILED
 from pipeline.supervise import ranks_alive
 
 # The stand-in of srun costs a second, the real launchers import torch: each of those has the tests that matter most.
@@ -55,6 +55,18 @@ def test_every_launcher_tells_the_ranks_who_they_are(
     }  # fmt: skip
     assert environment["MASTER_ADDR"]
     assert environment["MASTER_PORT"].isdecimal()
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", SLOW["accelerate"]])
+def test_ranks_that_wait_for_one_that_failed_before_they_met_end_with_it(
+    rank_run: Callable[..., RankRun], resources: Callable[[str], dict[str, object]], launcher: str
+) -> None:
+    """They are in a collective call, where no request to stop is seen, and would wait for half an hour."""
+    run = rank_run(resources(launcher) | {"grace_seconds": 1, "timeout_minutes": 30}, steps=3, unready=True)
+    code, output = run.finish()
+    assert code == EXIT_STAGE_FAILED, output
+    assert "rank 0 has no tokenizer; copy it there" in output
+    assert not ranks_alive(run.attempt)
 
 
 @pytest.mark.parametrize("launcher", SLURM_FIRST)

@@ -59,7 +59,10 @@ class Join:
 
 
 class Count:
-    """Sums 1..steps with a checkpoint a step; stops when asked unless it is stubborn."""
+    """Sums 1..steps with a checkpoint a step; stops when asked unless it is stubborn.
+
+    If it is ``unready``, the first rank finds something wrong before it meets the others, who wait for it.
+    """
 
     VERSION = 1
     inputs: Mapping[str, Input] = {}
@@ -69,11 +72,14 @@ class Count:
         steps: int
         seconds: float = 0.0
         stubborn: bool = False
+        unready: bool = False
 
         def check_processes(self, count: int) -> None:
             """Any number may count."""
 
     def run(self, ctx: StageContext) -> None:
+        if ctx.config.unready:
+            self._meet(ctx)
         step, total = 0, 0
         for marker in ctx.work.glob("ckpt/step-*/COMPLETE.json"):
             saved = json.loads(marker.read_text())
@@ -92,6 +98,15 @@ class Count:
         (ctx.out / "text.txt").write_text(str(total))
         if ctx.rank == 0:
             (ctx.out / "environment.json").write_text(json.dumps(dict(os.environ)))
+
+    def _meet(self, ctx: StageContext) -> None:
+        import torch
+
+        from stages.training import process_group
+
+        if ctx.rank == 0:
+            raise StageError("rank 0 has no tokenizer; copy it there")
+        process_group.join(ctx, torch.device("cpu"))
 
 
 class Misbehave:

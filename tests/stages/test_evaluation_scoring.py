@@ -26,6 +26,7 @@ def random_windows(seed: int, lengths: tuple[int, ...] = (9, 3, 14, 6)) -> list[
             ids=rng.integers(VOCABULARY, size=length, dtype=np.int32),
             ends=np.arange(1, length + 1),
             first_scored=1 + index % 2,
+            context_begin=0,
         )
         for index, length in enumerate(lengths)
     ]
@@ -93,11 +94,11 @@ def test_batches_and_padding_change_nothing(batch_tokens: int) -> None:
 
 
 def test_batches_hold_every_window_once_within_the_budget() -> None:
-    windows = random_windows(2, lengths=(4, 30, 7, 7, 1, 12))
-    groups = list(batches(windows, prefix=1, batch_tokens=20))
+    lengths = (5, 31, 8, 8, 2, 13)
+    groups = list(batches(lengths, batch_tokens=20))
     assert sorted(index for group in groups for index in group) == list(range(6))
     assert groups[0] == [1]
-    padded = [len(group) * max(len(windows[index].ids) + 1 for index in group) for group in groups]
+    padded = [len(group) * max(lengths[index] for index in group) for group in groups]
     assert padded[0] == 31
     assert max(padded[1:]) <= 20
 
@@ -143,10 +144,28 @@ def test_the_stored_dtype_is_kept(
     assert not model.training
 
 
-def test_scores_survive_a_round_trip(tmp_path: Path) -> None:
-    scores = ModelScores(np.array([-1.5, -0.25], np.float32), np.array([3, 9], np.int32))
-    scores.save(tmp_path / "student.npz")
-    loaded = ModelScores.load(tmp_path / "student.npz")
-    assert loaded.logp.tolist() == [-1.5, -0.25]
-    assert loaded.greedy.tolist() == [3, 9]
-    assert [path.name for path in tmp_path.iterdir()] == ["student.npz"]
+def test_another_way_to_run_the_body_is_taken() -> None:
+    model, windows = tiny_llama(), random_windows(9)
+    plain = score(model, windows, [5])
+    seen: list[int] = []
+
+    def states(ids: torch.Tensor) -> torch.Tensor:
+        seen.append(ids.numel())
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    other = score_windows(
+        model,
+        windows,
+        prefix_ids=[5],
+        vocab_size=VOCABULARY,
+        batch_tokens=64,
+        on_batch=lambda share: None,
+        states=states,
+    )
+    assert sum(seen) >= sum(1 + len(window.ids) for window in windows)
+    assert other.logp.tolist() == plain.logp.tolist()
+
+
+def test_nothing_to_score_is_no_error() -> None:
+    found = score(tiny_llama(), [], [5])
+    assert (found.logp.tolist(), found.greedy.tolist()) == ([], [])

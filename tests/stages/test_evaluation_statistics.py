@@ -7,11 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 
-from stages.evaluation.report import build_report, flat_metrics, to_json
-from stages.evaluation.statistics import DocumentScore, gap_closed, paired_difference, summarise
+from stages.evaluation.report import build_report, flat_metrics, to_data
+from stages.evaluation.retention_tables import tables
+from stages.evaluation.sections import Measure
+from stages.evaluation.statistics import DocumentScore, compare, gap_closed, ratio, ratio_difference, summarise
 from stages.evaluation.windows import Document
 
+ROLES = {"teacher": "teacher", "initial": "init"}
 BASE = DocumentScore(bytes=100, nats=70.0, tokens=25, chunks=20, absolute_difference=8.0, same_top1=15)
 
 
@@ -43,24 +47,66 @@ def test_gap_closed_per_domain_leaves_out_domains_without_a_gap() -> None:
     assert gap_closed(teacher, initial, teacher) == pytest.approx({"news": 1.0, "code": 1.0})
 
 
-def test_paired_difference_is_a_ratio_of_sums_with_an_interval_of_the_right_width() -> None:
+def test_ratio_difference_is_a_difference_of_ratios_of_sums_with_an_interval_of_the_right_width() -> None:
     rng = np.random.default_rng(7)
     deltas = rng.normal(0.1, 0.2, size=400)
-    reference = [bits(value) for value in rng.uniform(0.5, 3.0, size=400)]
-    model = [
-        replace(score, nats=score.nats + delta * math.log(2) * 100)
-        for score, delta in zip(reference, deltas, strict=True)
-    ]
-    difference = paired_difference(model, reference, seed=0)
+    reference = rng.uniform(50, 300, size=400)
+    bytes_ = [100.0] * 400
+    difference = ratio_difference(reference + 100 * deltas, bytes_, reference, bytes_)
     assert difference.value == pytest.approx(deltas.mean())
     # Documents of equal size: the interval is that of a mean of 400 draws, although documents vary far more.
     assert difference.high - difference.low == pytest.approx(2 * 1.96 * deltas.std() / math.sqrt(400), rel=0.1)
     assert difference.low < difference.value < difference.high
-    assert difference == paired_difference(model, reference, seed=0)
+    assert difference == ratio_difference(reference + 100 * deltas, bytes_, reference, bytes_)
 
 
-def test_one_document_has_no_interval() -> None:
-    assert paired_difference([bits(1.5)], [bits(1.0)], seed=0) == (pytest.approx(0.5), None, None)
+def test_ratio_agrees_with_scipys_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    denominators = rng.integers(50, 400, size=60).astype(float)
+    numerators = denominators * rng.normal(1.2, 0.3, size=60)
+    found = ratio(numerators, denominators)
+    theirs = scipy.stats.bootstrap(
+        (numerators, denominators),
+        lambda left, right, axis: left.sum(axis=axis) / right.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert found.value == pytest.approx(numerators.sum() / denominators.sum())
+    width = theirs.high - theirs.low
+    assert found.low == pytest.approx(theirs.low, abs=0.1 * width)
+    assert found.high == pytest.approx(theirs.high, abs=0.1 * width)
+
+
+def test_the_sides_of_a_difference_may_have_denominators_of_their_own() -> None:
+    # 6/4 - 9/9; a pair of equal sides has no spread at all.
+    assert ratio_difference([2.0, 4.0], [1.0, 3.0], [4.0, 5.0], [4.0, 5.0]).value == pytest.approx(0.5)
+    same = ratio_difference([2.0, 4.0], [1.0, 3.0], [2.0, 4.0], [1.0, 3.0])
+    assert same == Measure(0.0, 0.0, 0.0)
+
+
+def test_one_document_or_an_empty_denominator_has_no_interval() -> None:
+    assert ratio_difference([1.5], [1.0], [1.0], [1.0]) == Measure(pytest.approx(0.5))
+    assert ratio([1.0, 2.0], [0.0, 4.0]) == Measure(pytest.approx(0.75))
+    with pytest.raises(ValueError, match=r"\[2, 2, 1, 1\] entries"):
+        ratio_difference([1.0, 2.0], [1.0, 1.0], [1.0], [1.0])
+
+
+def test_every_pair_of_rows_is_compared_once() -> None:
+    sides = {
+        name: {"news": ([value, value], [1.0, 1.0])}
+        for name, value in {"teacher": 1.0, "init": 4.0, "control": 2.5, "distill": 2.0}.items()
+    }
+    found = compare(sides, {"teacher": "teacher", "initial": "init", "control": "control"})
+    values = {role: {row: cell["news"].value for row, cell in rows.items()} for role, rows in found.items()}
+    assert values == {
+        "teacher": {"init": 3.0, "control": 1.5, "distill": 1.0},
+        "initial": {"control": -1.5, "distill": -2.0},
+        "control": {"distill": -0.5},
+    }
+    assert compare(sides, {"teacher": "absent"}) == {}
 
 
 def test_report_counts_trained_domains_first_and_warns_of_misalignment() -> None:
@@ -71,7 +117,7 @@ def test_report_counts_trained_domains_first_and_warns_of_misalignment() -> None
         "init": [worse, worse],
         "shifted": [replace(BASE, absolute_difference=71.0), BASE],
     }
-    report = build_report(documents, scores, trained=["news"], initial="init")
+    report = build_report(documents, scores, trained=["news"], initial="init", references=ROLES)
     assert (report.trained, report.untrained, report.domains) == (("news",), ("poems",), ("news", "poems"))
     assert len(report.warnings) == 1
     assert "shifted on poems" in report.warnings[0]
@@ -80,16 +126,34 @@ def test_report_counts_trained_domains_first_and_warns_of_misalignment() -> None
     assert metrics["shifted.gap_closed_mean"] == pytest.approx(1.0)
     assert metrics["init.gap_closed_mean"] == 0.0
     assert metrics["init.bits_per_byte.news"] == pytest.approx(90 / 100 / math.log(2))
-    content = to_json(report, documents, scores, {})
-    assert content["documents"][1]["models"]["init"]["nats"] == 90.0
-    assert content["models"]["init"]["domains"]["news"]["difference_to_teacher"]["value"] == pytest.approx(
-        20 / 100 / math.log(2)
-    )
+    assert to_data(report, documents, scores)["documents"][1]["models"]["init"]["nats"] == 90.0
+    bits, nats, top1 = tables(report)
+    assert [(column.name, column.note) for column in bits.columns[:2]] == [("news", "trained"), ("poems", "untrained")]
+    assert bits.differences["teacher"]["init"]["news"].value == pytest.approx(20 / 100 / math.log(2))
+    assert bits.differences["initial"]["shifted"]["news"].value == pytest.approx(-20 / 100 / math.log(2))
+    assert bits.rows["shifted"]["gap closed"].value == pytest.approx(100.0)
+    assert nats.rows["shifted"]["poems"].value == pytest.approx(71 / 20)
+    assert top1.rows["init"]["news"].value == pytest.approx(75.0)
+    assert {role: set(rows) for role, rows in nats.differences.items()} == {"initial": {"shifted"}}
 
 
 def test_without_an_initial_model_there_is_no_gap() -> None:
     documents = [Document("news/0", "news", "")]
-    report = build_report(documents, {"teacher": [BASE], "student": [BASE]}, trained=(), initial=None)
+    report = build_report(documents, {"teacher": [BASE], "student": [BASE]}, trained=(), initial=None, references=ROLES)
     assert report.models[1].gap_closed_mean is None
     assert "student.gap_closed_mean" not in flat_metrics(report)
-    assert to_json(report, documents, {"teacher": [BASE], "student": [BASE]}, {})["initial"] is None
+    assert to_data(report, documents, {"teacher": [BASE], "student": [BASE]})["initial"] is None
+
+
+def test_without_a_teacher_there_are_bits_per_byte_alone() -> None:
+    documents = [Document("news/0", "news", "")]
+    alone = replace(BASE, chunks=0, absolute_difference=0.0, same_top1=0)
+    scores = {"init": [alone], "student": [replace(alone, nats=35.0)]}
+    report = build_report(documents, scores, trained=(), initial="init", references=ROLES)
+    (bits,) = tables(report)
+    assert list(bits.differences) == ["initial"]
+    assert bits.differences["initial"]["student"]["news"].value == pytest.approx(-35 / 100 / math.log(2))
+    assert [column.name for column in bits.columns] == ["news", "tokens per byte"]
+    assert set(flat_metrics(report)) == {
+        f"{row}.{name}" for row in scores for name in ("bits_per_byte.news", "tokens_per_byte")
+    }

@@ -10,7 +10,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluation.windows import Span, common_boundaries, cut, read_documents, window
+from stages.evaluation.windows import (
+    Conversation,
+    Document,
+    Span,
+    common_boundaries,
+    cut,
+    read_documents,
+    shared_ends,
+    window,
+)
 
 
 @st.composite
@@ -61,7 +70,8 @@ def test_every_tokenization_scores_the_same_bytes_and_its_windows_are_its_own_to
         ids = np.arange(len(side), dtype=np.int32)
         for span in spans:
             found = window(3, ids, side, span)
-            assert (found.document, found.begin, found.scored_bytes) == (3, span.scored, span.end - span.scored)
+            assert (found.document, found.context_begin, found.begin) == (3, span.begin, span.scored)
+            assert found.scored_bytes == span.end - span.scored
             expected = [token for token, end in enumerate(side.tolist()) if span.begin < end <= span.end]
             assert found.ids.tolist() == expected
             assert found.first_scored >= 1
@@ -75,10 +85,35 @@ def test_a_dummy_prefix_token_without_bytes_stays_in_the_first_window() -> None:
     assert found.first_scored == 2
 
 
+def test_shared_ends_lie_between_whole_characters() -> None:
+    # "aé漢b" is 61 | c3 a9 | e6 bc a2 | 62: bytes 2, 4 and 5 lie inside characters.
+    ends = [np.array([1, 2, 3, 4, 5, 6, 7]), np.array([1, 2, 3, 5, 6, 7])]
+    assert common_boundaries(ends).tolist() == [1, 2, 3, 5, 6, 7]
+    assert shared_ends("aé漢b", ends).tolist() == [1, 3, 6, 7]
+
+
 def test_read_documents_groups_domains_and_takes_the_first_of_each(tmp_path: Path) -> None:
     lines = [("a/0", "a"), ("b/0", "b"), ("a/1", "a"), ("b/1", "b"), ("a/2", "a")]
     (tmp_path / "documents.jsonl").write_text(
         "".join(json.dumps({"id": id_, "domain": domain, "weight": 1.0, "text": id_}) + "\n" for id_, domain in lines)
     )
-    assert [document.id for document in read_documents(tmp_path, None)] == ["a/0", "a/1", "a/2", "b/0", "b/1"]
-    assert [document.id for document in read_documents(tmp_path, 2)] == ["a/0", "a/1", "b/0", "b/1"]
+    documents, conversations = read_documents(tmp_path, None)
+    assert [document.id for document in documents] == ["a/0", "a/1", "a/2", "b/0", "b/1"]
+    assert conversations == []
+    assert [document.id for document in read_documents(tmp_path, 2)[0]] == ["a/0", "a/1", "b/0", "b/1"]
+
+
+def test_read_documents_keeps_conversations_apart(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    records = [
+        {"id": "a/0", "domain": "a", "weight": 1.0, "text": "text"},
+        {"id": "b/0", "domain": "b", "weight": 1.0, "messages": messages, "tools": [{"type": "function"}]},
+        {"id": "b/1", "domain": "b", "weight": 1.0, "messages": messages},
+    ]
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    documents, conversations = read_documents(tmp_path, None)
+    assert documents == [Document("a/0", "a", "text")]
+    assert conversations == [
+        Conversation("b/0", "b", messages, [{"type": "function"}]),
+        Conversation("b/1", "b", messages, None),
+    ]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import codecs
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, StoppingCriteriaList
 
 from alignment.byte_view import ByteView
 from alignment.token_table import TokenKind
-from stages.generation.sampling import Sampling, continue_rows
-from stages.stage import StageError
+from stages.generation.sampling import Sampling, Stopping, continue_rows
+from stages.stage import StageError, StageInterrupted
 from stages.training.models import ScoringModel
 from stages.training.on_policy.options import OnPolicyOptions
 from stages.training.on_policy.prompts import Prompt
@@ -64,6 +64,7 @@ class Author:
         rank, world_size: this process among all.
         exchange: between the processes.
         sharded: no process has all parameters, so all must write together.
+        should_stop: whether this process was asked to stop.
     """
 
     student: ScoringModel
@@ -74,12 +75,14 @@ class Author:
     world_size: int = 1
     exchange: Exchange = lambda mine: [mine]
     sharded: bool = False
+    should_stop: Callable[[], bool] = lambda: False
 
     def write(self, prompts: Sequence[Prompt]) -> list[Rollout]:
         """One rollout a prompt, the same ones in every process. Collective.
 
         Raises:
             StageError: the student's logits are not finite.
+            StageInterrupted: a process was asked to stop; every process raises it, and what was written is lost.
         """
         size = self.options.batch or math.ceil(len(prompts) / self.world_size)
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
@@ -88,22 +91,40 @@ class Author:
             mine[len(parts)] = parts[0]  # not looked at: the others need this process's part of the parameters
         training = self.student.training
         self.student.eval()
-        written: dict[int, list[tuple[list[int], float]]] | StageError
         try:
-            written = {index: self._sample(part) for index, part in mine.items()}
-        except StageError as error:  # known to all, or the others would wait for this process for ever
-            written = error
+            written = self._sample_all(mine)
         finally:
             self.student.train(training)
         everyone: dict[int, list[tuple[list[int], float]]] = {}
         for share in self.exchange(written):
-            if isinstance(share, StageError):
+            if isinstance(share, StageError | StageInterrupted):
                 raise share
             everyone |= share
         rows = [row for index in range(len(parts)) for row in everyone[index]]
         return [self._rollout(prompt, *row) for prompt, row in zip(prompts, rows, strict=True)]
 
-    def _sample(self, prompts: Sequence[Prompt]) -> list[tuple[list[int], float]]:
+    def _sample_all(
+        self, parts: Mapping[int, Sequence[Prompt]]
+    ) -> dict[int, list[tuple[list[int], float]]] | StageError | StageInterrupted:
+        """``_sample`` of every part, or what ended it, for all to know: others would wait for this process for ever.
+
+        Where the parameters are split, the others need this process until every part is written, whatever became of it.
+        """
+        written: dict[int, list[tuple[list[int], float]]] = {}
+        problem: StageError | StageInterrupted | None = None
+        stopping = Stopping(self.should_stop)
+        for index, part in parts.items():
+            try:
+                written[index] = self._sample(part, stopping)
+            except StageError as error:
+                problem = problem or error
+            if stopping.stopped:
+                problem = problem or StageInterrupted("stopped while the student was writing")
+            if problem is not None and not self.sharded:
+                break
+        return problem or written
+
+    def _sample(self, prompts: Sequence[Prompt], stopping: Stopping) -> list[tuple[list[int], float]]:
         """The sampled ids of each prompt, its end included, and the mass that ending at once had."""
         options = self.options
         special = np.flatnonzero(self.view.kinds == TokenKind.SPECIAL)
@@ -117,6 +138,7 @@ class Author:
             Sampling(options.temperature, options.top_p, options.top_k),
             name="the student",
             observers=[first],
+            stopping=StoppingCriteriaList([stopping]),
             synced=self.sharded,
         )
         return list(zip(rows, first.mass, strict=True))

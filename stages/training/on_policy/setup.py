@@ -76,6 +76,7 @@ class OnPolicy:
             ctx.world_size,
             source.exchange,
             sharded=ctx.resources.get("zero", {}).get("student", 0) == 3,
+            should_stop=ctx.should_stop,
         )
         return OnPolicyStream(
             ctx=ctx,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stages.stage import StageContext, StageError
+from stages.stage import StageContext, StageError, StageInterrupted
 from stages.training import checkpoint
 from stages.training.on_policy import record
 from stages.training.on_policy.guards import Breach, Guards, Writing, measure
@@ -74,10 +74,16 @@ class OnPolicyStream:
 
         Raises:
             StageError: a guard's limit is passed, the student's logits are not finite, or there are too few data.
+            StageInterrupted: a process was asked to stop; ``state`` is that of before.
         """
+        before = self.state()
         windows = self.text.take(count - self.rollouts) if count > self.rollouts else []
         started = time.monotonic()
-        written = self.author.write(self.prompts.take(self.rollouts))
+        try:
+            written = self.author.write(self.prompts.take(self.rollouts))
+        except StageInterrupted:
+            self.restore(before)
+            raise
         scored = [self.aligner(rollout) for rollout in written]
         self._taken += 1
         values = measure([_writing(*pair) for pair in zip(written, scored, strict=True)])

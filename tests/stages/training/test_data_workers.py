@@ -22,10 +22,10 @@ from stages.training.worker_pool import WorkerDied, WorkerPool
 class Failing(Numbered):
     """Refuses one document."""
 
-    def make(self, document, number, epoch):
+    def make(self, document, number, epoch, done):
         if number == 31:
             raise StageError(f"document {document.id}: cannot be read; repair line 31")
-        return super().make(document, number, epoch)
+        return super().make(document, number, epoch, done)
 
 
 class Reporting(Numbered):
@@ -33,9 +33,9 @@ class Reporting(Numbered):
 
     directory: Path
 
-    def make(self, document, number, epoch):
+    def make(self, document, number, epoch, done):
         (self.directory / f"{os.getpid()}-{epoch}-{number}").touch()
-        return super().make(document, number, epoch)
+        return super().make(document, number, epoch, done)
 
 
 def _reports(directory: Path) -> tuple[set[int], list[tuple[int, int]]]:

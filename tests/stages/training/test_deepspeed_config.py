@@ -35,9 +35,9 @@ HUGGING_FACE_ZERO3 = {
 }
 
 
-def _resolve(given, *, student: int = 2, dtype: str = "bf16", **zero) -> dict:
+def _resolve(given, *, student: int = 2, dtype: str = "bf16", trained: int = 10**6, **zero) -> dict:
     config = DistillConfig(losses=["cross_entropy"], steps=10, learning_rate=2e-4, clip_norm=0.5, dtype=dtype)
-    sizes = {"micro_batch": 2, "accumulation": 3, "processes": 4, "width": 64}
+    sizes = {"micro_batch": 2, "accumulation": 3, "processes": 4, "width": 64, "trained": trained}
     return student_settings({"student": student, **zero}, config, given=given, **sizes)
 
 
@@ -56,6 +56,26 @@ def test_without_a_given_configuration_it_says_what_the_recipe_says():
     assert settings["bf16"] == {"enabled": True}
     assert settings["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
     assert settings["zero_optimization"]["offload_param"] == {"device": "nvme", "nvme_path": "/fast"}
+
+
+@pytest.mark.parametrize(
+    ("trained", "stage", "expected"),
+    [
+        (123_457, 1, {"reduce_bucket_size": 123_458, "allgather_bucket_size": 123_458}),
+        (123_456, 2, {"reduce_bucket_size": 123_456, "allgather_bucket_size": 123_456}),
+        (123_456, 3, {"reduce_bucket_size": 123_456}),
+        (7_000_000_000, 2, {"reduce_bucket_size": 500_000_000, "allgather_bucket_size": 500_000_000}),
+    ],
+)
+def test_buckets_are_no_larger_than_what_trains(trained, stage, expected):
+    section = _resolve({}, student=stage, trained=trained)["zero_optimization"]
+    assert {name: size for name, size in section.items() if "bucket" in name} == expected
+
+
+def test_buckets_that_the_recipe_gives_stay():
+    given = {"reduce_bucket_size": 10**9, "allgather_bucket_size": 4, "stage3_prefetch_bucket_size": 6}
+    section = _resolve({"zero_optimization": given}, student=2)["zero_optimization"]
+    assert {name: section[name] for name in given} == given
 
 
 def test_a_configuration_made_for_hugging_face_is_taken_and_nothing_in_it_stays_auto():

@@ -78,6 +78,17 @@ def test_the_survivor_ends_and_the_next_attempt_trains_to_the_same_parameters(wo
         torch.testing.assert_close(trained[name], expected[name], atol=1e-6, rtol=0)
 
 
+def test_a_stage_that_fails_once_its_processes_have_met_leaves_their_group(world, tmp_path):
+    (tmp_path / "documents").mkdir()
+    record = {"id": "d/0", "domain": "d", "weight": 1.0, "text": "Too short."}
+    (tmp_path / "documents" / "documents.jsonl").write_text(json.dumps(record) + "\n")
+    (tmp_path / "documents" / "manifest.json").write_text("{}")
+    ended = process_world.run(_job(world | {"documents": tmp_path / "documents"}, tmp_path, 2), 2)
+    assert ended.codes == (1, 1), ended.text
+    assert ended.text.count("one batch needs") == 2
+    assert ended.text.count("in a group: False") == 2
+
+
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_others_in_bounded_time(world, tmp_path):
     job = _job(world, tmp_path, 2, timeout_minutes=1)

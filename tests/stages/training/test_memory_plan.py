@@ -26,10 +26,12 @@ from stages.objectives import LossEntry
 from stages.stage import StageContext
 from stages.training.backend import PlainBackend
 from stages.training.config import TrainingConfig
-from stages.training.memory_facts import KeptBytes, ModelMemory, student_memory, teacher_memory
-from stages.training.memory_plan import GIB, Layout, Reading, plan_memory
+from stages.training.memory_facts import KeptBytes, ModelMemory, cache_memory, student_memory, teacher_memory
+from stages.training.memory_plan import Layout, Reading, Rollouts, plan_memory
 from stages.training.memory_report import layout_of, report_memory
+from stages.training.memory_table import GIB
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
+from stages.training.on_policy.options import OnPolicyOptions
 from stages.training.teaching import Teaching
 from stages.training.trained import choose_trained
 from stages.training.zero import Zero
@@ -185,6 +187,40 @@ def _header(path: Path) -> bytes:
         return file.read(int.from_bytes(file.read(8), "little"))
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "mixtral"])
+def test_the_planned_cache_is_the_one_that_writing_leaves(directories, kind, dtype):
+    model = load_model(directories[kind], DTYPES[dtype], CPU)
+    ids = torch.randint(1, 70, (ROWS, 20), generator=torch.Generator().manual_seed(0))
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True}
+    written = model.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
+    kept = [tensor for layer in written.past_key_values.layers for tensor in (layer.keys, layer.values)]
+    # The last token is written and not read.
+    assert cache_memory(directories[kind], dtype, ROWS, 20 + 5 - 1) == _bytes(kept)
+
+
+def test_the_cache_of_a_llama_is_what_the_formula_says(directories):
+    layers, key_value_heads, width, item = 3, 2, 8, 2
+    planned = cache_memory(directories["llama-tied"], "bf16", ROWS, TOKENS)
+    assert planned == 2 * layers * key_value_heads * width * item * ROWS * TOKENS
+
+
+def test_what_a_step_needs_and_what_writing_needs_are_not_there_together(directories):
+    config = _config("everything", "fp32")
+    student = student_memory(directories["llama-tied"], config, ROWS, TOKENS)
+    layout, reading = Layout(ROWS, TOKENS, 1), Reading(1)
+    without = plan_memory(student, None, layout, reading)
+    in_a_step = sum(line.size for line in without.lines if line.when == "in a step")
+    always = sum(line.size for line in without.lines if line.when == "always")
+    assert without.total("device") == always + in_a_step
+    few, many = (plan_memory(student, None, layout, reading, rollouts=Rollouts(1, 8, size)) for size in (1, in_a_step))
+    assert few.total("device") == without.total("device")
+    at_work = _lines(many)["rollouts at work"]
+    assert many.total("device") == always + in_a_step + at_work
+    assert at_work == round(student.activations / 3 * 8 / (ROWS * TOKENS) + in_a_step / 3) + 64 * 70
+    assert many.table()[-1].endswith("while the student writes")
+
+
 def _model(parameters: int) -> ModelMemory:
     return ModelMemory(2 * parameters, parameters, parameters, 0, True, 1, 1, 1, 2, 0)
 
@@ -243,14 +279,26 @@ def test_what_waits_in_host_memory_waits_beside_a_model_on_the_cpu():
     assert (on_gpu.offload_optimizer, on_gpu.offload_parameters) == ("cpu", "nvme")
 
 
-def _report(student: Path, teacher: Path, tmp_path: Path, losses: list, **options) -> tuple[list[str], dict]:
+def _report(
+    student: Path,
+    teaching: Path | Teaching,
+    tmp_path: Path,
+    losses: list,
+    *,
+    zero: Zero | None = None,
+    resources: dict | None = None,
+    world_size: int = 1,
+    on_policy: dict | None = None,
+    **options,
+) -> tuple[list[str], dict]:
     lines: list[str] = []
-    ctx = StageContext(
-        config=None, inputs={"student": {"s": student}}, work=tmp_path, out=tmp_path, progress=lines.append
-    )
+    inputs, place = {"student": {"s": student}}, {"resources": resources or {}, "world_size": world_size}
+    ctx = StageContext(config=None, inputs=inputs, work=tmp_path, out=tmp_path, progress=lines.append, **place)
     config = TrainingConfig(steps=1, batch_windows=4, window_tokens=64, **options)
     entries = [LossEntry.model_validate(loss) for loss in losses]
-    report_memory(ctx, config, entries, [Teaching(teacher)], CPU, Zero())
+    teaching = teaching if isinstance(teaching, Teaching) else Teaching(teaching)
+    written = None if on_policy is None else OnPolicyOptions(**on_policy)
+    report_memory(ctx, config, entries, [teaching], CPU, zero or Zero(), written)
     return lines, json.loads((tmp_path / "memory_plan.json").read_text())
 
 
@@ -264,6 +312,70 @@ def test_the_plan_is_shown_and_recorded(directories, tmp_path):
     for name in names:
         assert sum(line.strip().startswith(name) for line in lines) >= 1, name
     assert not any("warning" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("on_policy", "world_size", "rows"),
+    [
+        ({"fraction": 1.0}, 1, 4),
+        ({"fraction": 0.75}, 2, 2),
+        ({"fraction": 1.0, "batch": 3}, 2, 3),
+        ({"batch": 9}, 1, 4),
+    ],
+)
+def test_rollouts_are_planned_as_full_windows_of_all_that_are_written_together(
+    directories, tmp_path, on_policy, world_size, rows
+):
+    student = directories["llama-untied"]
+    lines, record = _report(student, student, tmp_path, ["alm"], world_size=world_size, on_policy=on_policy)
+    (cache,) = (line for line in record["lines"] if line["name"] == "rollouts' cache")
+    assert cache["size"] == cache_memory(student, "bf16", rows, 64) == 2 * 3 * 2 * 8 * 2 * 64 * rows
+    assert cache["when"] == "while the student writes"
+    assert any(line.strip().startswith("rollouts at work") for line in lines)
+
+
+def test_nothing_is_planned_for_a_student_that_writes_nothing(directories, tmp_path):
+    student = directories["llama-untied"]
+    plain, none = (
+        _report(student, student, tmp_path, ["alm"], on_policy=each)[1]["lines"] for each in (None, {"fraction": 0.0})
+    )
+    assert none == plain
+
+
+@pytest.mark.parametrize(
+    ("dtype", "way", "stage", "copies"),
+    [
+        # Of 25,504 parameters 2,240 are the tied embedding's, 70 rows of width 32.
+        ("bf16", "everything", 0, 4 * 25_504),
+        ("bf16", "embeddings", 0, 4 * 2_240),
+        ("fp32", "everything", 0, 0),
+        ("fp32", "everything", 2, 4 * 2_240),
+        ("bf16", "everything", 1, 4 * 25_504 + 4 * 2_240),
+    ],
+)
+def test_the_average_of_the_student_is_planned(directories, tmp_path, dtype, way, stage, copies):
+    student = directories["llama-tied"]
+    average = Teaching(student, dtype=dtype, average=0.999)
+    resources = {"zero": {"student": stage}}
+    _, record = _report(student, average, tmp_path, ["alm"], resources=resources, dtype=dtype, **WAYS[way])
+    sizes = {line["name"]: line["size"] for line in record["lines"]}
+    assert sizes.get("copies for the teacher", 0) == copies
+    assert sizes["teacher parameters"] == 25_504 * {"bf16": 2, "fp32": 4}[dtype]
+
+
+def test_the_bucket_is_the_one_that_deepspeed_gets(directories, tmp_path):
+    student, config = directories["llama-tied"], TrainingConfig(steps=1, batch_windows=4, window_tokens=64)
+    for given, bucket in ((None, 25_504), ({"zero_optimization": {"reduce_bucket_size": 7_000}}, 7_000)):
+        resources = {"zero": {"student": 2}} | ({"deepspeed": given} if given else {})
+        ctx = StageContext(
+            config=None, inputs={"student": {"s": student}}, work=tmp_path, out=tmp_path, resources=resources
+        )
+        zero = Zero.of(ctx, config, 4, 1, "bf16")
+        _, record = _report(student, student, tmp_path, ["alm"], zero=zero, resources=resources)
+        (line,) = (line for line in record["lines"] if line["name"] == "communication")
+        assert line["size"] == 2 * bucket
+        recorded = json.loads((tmp_path / "deepspeed.json").read_text())["student"]["zero_optimization"]
+        assert recorded["reduce_bucket_size"] == bucket
 
 
 def test_a_plan_that_does_not_fit_is_a_warning(directories, tmp_path, monkeypatch):

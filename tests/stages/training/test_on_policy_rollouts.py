@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.byte_view import ByteView
-from stages.stage import StageError
+from stages.stage import StageContext, StageError, StageInterrupted
+from stages.training import process_group
 from stages.training.aligner import DocumentAligner
 from stages.training.on_policy.options import OnPolicyOptions
 from stages.training.on_policy.prompts import Prompt, PromptStream
@@ -214,6 +215,40 @@ def test_a_student_with_damaged_weights_is_an_error_in_every_process(aligner, mo
         author(model, aligner.views[1], exchange=fails).write(prompts)
     norm.data.copy_(kept)
     assert model.training
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_process_that_is_asked_to_stop_while_it_writes_ends_all_of_them(
+    aligner, model, tmp_path, monkeypatch, sharded
+):
+    prompts = stream(aligner, texts()).take(6)
+    polls, parts, shares, generate = iter([False] * 3), [], [], model.generate
+
+    def generated(ids, **options):
+        parts.append(len(ids))
+        return generate(ids, **options)
+
+    def collect(mine):
+        shares.append(mine)
+        return [mine]
+
+    monkeypatch.setattr(model, "generate", generated)
+    asked = {"rank": 1, "world_size": 2, "exchange": collect, "should_stop": lambda: next(polls, True)}
+    with process_group.left_in_the_end():
+        ctx = StageContext(config=None, inputs={}, work=tmp_path, out=tmp_path)
+        process_group.join(ctx, torch.device("cpu"), alone=sharded)
+        with pytest.raises(StageInterrupted):
+            author(model, aligner.views[1], batch=1, sharded=sharded, **asked).write(prompts)
+    # Where the parameters are split, the other process needs this one for each of its parts.
+    assert parts == ([1, 1, 1] if sharded else [1])
+    assert model.training
+
+    def exchanged(mine):
+        assert set(mine) == {0, 2, 4}, "the other one has written all of its share"
+        return [mine, *shares]
+
+    with pytest.raises(StageInterrupted):
+        author(model, aligner.views[1], batch=1, rank=0, world_size=2, exchange=exchanged).write(prompts)
 
 
 def test_the_models_own_settings_for_generation_come_back(aligner, model):

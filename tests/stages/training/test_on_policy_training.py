@@ -86,10 +86,15 @@ def test_a_student_that_is_the_teacher_has_no_loss_on_what_it_writes(world, tmp_
 
 
 def test_an_interrupted_run_ends_bitwise_like_an_uninterrupted_one(world, tmp_path):
+    """Asked between two steps, and twice while the student writes, of which one is before the first step."""
     options = {"on_policy": {"fraction": 0.5}, "steps": 5, "checkpoint_every": 2}
-    expected = distill(world, tmp_path / "straight", **options)
-    with pytest.raises(StageInterrupted):
-        distill(world, tmp_path / "resumed", context={"should_stop": StopAfter(3)}, **options)
+    never = StopAfter(1_000)
+    expected = distill(world, tmp_path / "straight", context={"should_stop": never}, **options)
+    polled = 1_000 - never.left
+    assert polled > 20, "it is asked before every step and with every token"
+    for polls, step in ((5, 0), (polled // 2, "[1-4]"), (polled // 3, "[1-4]")):
+        with pytest.raises(StageInterrupted, match=f"stopped after step {step} of 5"):
+            distill(world, tmp_path / "resumed", context={"should_stop": StopAfter(polls)}, **options)
     resumed = distill(world, tmp_path / "resumed", **options)
     assert_bitwise_equal(resumed, expected)
     for name in ("loss", "rollouts.length_median", "rollouts.white_space"):

@@ -15,7 +15,7 @@ from stages.stage import StageContext
 from stages.training.aligner import DocumentAligner
 from stages.training.batch import Batch, collate
 from stages.training.pairing import Models, load_models
-from stages.training.teaching import Teaching
+from stages.training.teaching import Teaching, loaded_dtype
 from stages.training.windows import Document
 from stages.training.zero import Zero
 
@@ -119,7 +119,7 @@ def test_only_trained_embeddings_are_in_memory_twice(student, tmp_path, way):
     assert sum(held.values()) == sum(of_student.values()) + second
 
 
-def _distill(student: Path, documents: Path, root: Path, **options) -> list[list[float]]:
+def _distill(student: Path, documents: Path, root: Path, *, context=None, **options) -> list[list[float]]:
     work, out = root / "work", root / "out"
     work.mkdir(parents=True)
     out.mkdir()
@@ -128,7 +128,8 @@ def _distill(student: Path, documents: Path, root: Path, **options) -> list[list
         data_workers=0, **options,
     )  # fmt: skip
     inputs = {"student": student, "documents": documents} | ({} if "teacher" in options else {"teacher": student})
-    Distill().run(StageContext(config=config, inputs={k: {k: v} for k, v in inputs.items()}, work=work, out=out))
+    named = {name: {name: path} for name, path in inputs.items()}
+    Distill().run(StageContext(config=config, inputs=named, work=work, out=out, **(context or {})))
     points = [json.loads(line) for line in (out / "training.jsonl").read_text().splitlines()]
     return [[point[name] for point in points] for name in ("loss", "alm", "same_vocabulary", "gradient_norm")]
 
@@ -140,6 +141,33 @@ def test_training_against_oneself_is_training_against_a_second_copy(student, doc
     assert ours[1][-1] > 1e-4  # cross-entropy has led the student away from what it was
     for one, other in zip(ours, theirs, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-7)
+
+
+def test_a_split_of_the_teacher_that_the_student_is_has_no_effect_and_that_is_said(student, documents, tmp_path):
+    said: list[str] = []
+    context = {"resources": {"zero": {"teacher": 3}}, "progress": said.append}
+    split = _distill(student, documents, tmp_path / "split", teacher="self", context=context, **WAYS["adapter"])
+    whole = _distill(student, documents, tmp_path / "whole", teacher="self", **WAYS["adapter"])
+    assert split == whole
+    notes = [line for line in said if "zero.teacher: 3 has no effect, because no teacher is loaded" in line]
+    assert len(notes) == 1
+    record = json.loads((tmp_path / "split" / "out" / "memory_plan.json").read_text())
+    assert [f"note: {each}" for each in record["without_effect"]] == notes
+    assert not (tmp_path / "split" / "work" / "deepspeed.json").exists()  # nor did DeepSpeed start for nothing
+
+
+@pytest.mark.parametrize(
+    ("teachings", "dtype"),
+    [
+        ([], None),
+        ([Teaching(Path("a"), dtype="bf16", is_student=True)], None),
+        ([Teaching(Path("a"), dtype=None)], None),
+        ([Teaching(Path("a"), dtype=None), Teaching(Path("b"), dtype="fp32")], "fp32"),
+        ([Teaching(Path("a"), dtype="bf16", is_student=True), Teaching(Path("b"), dtype="int8")], "int8"),
+    ],
+)
+def test_the_type_of_loaded_teachers_is_that_of_models_beside_the_student(teachings, dtype):
+    assert loaded_dtype(teachings) == dtype
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,27 @@ def test_the_account_speaks_of_each_teacher(world, tmp_path):
     size = sum(len(text.encode()) for text in TEXTS)
     assert account["documents"] == len(TEXTS)
     assert {name: each["bytes"] for name, each in account["teachers"].items()} == {"teacher": size, "other": size}
+
+
+def test_balancing_keeps_the_weight_of_a_teacher_that_has_nothing_to_teach_in_a_step(world, tmp_path):
+    """One document a step: every step has one teacher, and a weight is that of the gradient that was measured last."""
+    routed = [{"name": "teacher", "teaches": ["prose"]}, {"name": "other", "teaches": ["code"]}]
+    options = {"losses": [ALM, "cross_entropy"], "combine": "gradmag", "batch_windows": 1, "steps": 8}
+    points, _ = _train(world, tmp_path, teachers=routed, **options)
+    names = ("teacher/alm", "other/alm", "cross_entropy")
+    norms: dict[str, float] = {}
+    for point in points:
+        own = {name: point[f"{name}.gradient_norm"] for name in names if point[f"{name}.units"]}
+        assert len(own) == 2
+        # Weights are those of the step before; where a loss is met for the first time, it is measured before the step.
+        known = norms if own.keys() <= norms.keys() else norms | own
+        expected = {name: 1 / (norm + 1e-8) for name, norm in known.items()}
+        for name in names:
+            share = expected.get(name, 0) / sum(expected.values())
+            assert point[f"{name}.weight"] == pytest.approx(share, rel=1e-5), (point["step"], name)
+        norms |= own
+    taught = ["teacher/alm.units" if point["teacher/alm.units"] else "other/alm.units" for point in points]
+    assert any(left != right for left, right in pairwise(taught))
 
 
 def test_a_route_that_nobody_teaches_is_refused(world, tmp_path):

@@ -124,6 +124,20 @@ def test_every_layout_gives_the_losses_and_weights_of_one_process(world, plain, 
         assert recorded["stage"] == zero["student"]
 
 
+@pytest.mark.parametrize("zero", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_buckets_of_the_size_of_what_trains_change_no_bit(world, tmp_path, zero):
+    whole = {"zero_optimization": {"reduce_bucket_size": 500_000_000, "allgather_bucket_size": 500_000_000}}
+    losses = {"losses": ["cross_entropy"]}
+    ours = _trained(world, tmp_path / "ours", 2, {"student": zero}, **losses)
+    theirs = _trained(world, tmp_path / "theirs", 2, {"student": zero}, given=whole, **losses)
+    recorded = json.loads((ours / "work" / "deepspeed.json").read_text())["student"]["zero_optimization"]
+    trained = sum(value.numel() for value in load_file(world["student"] / "model.safetensors").values())
+    assert recorded["reduce_bucket_size"] == trained
+    assert recorded.get("allgather_bucket_size", trained) == trained
+    for name in ("loss", "gradient_norm"):
+        assert _curve(ours, name) == _curve(theirs, name)
+
+
 @pytest.mark.slow
 def test_a_tied_student_of_more_rows_than_tokens_stays_so(world, tmp_path):
     from transformers import AutoModelForCausalLM

@@ -192,6 +192,22 @@ def test_the_index_of_a_long_file_is_made_once(tmp_path, monkeypatch):
     assert (len(documents), len(documents.weights)) == (40, 0)
 
 
+def test_processes_of_one_number_on_two_machines_make_the_index_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.training.documents._WORTH_KEEPING", 10)
+    out = _artifact(tmp_path / "a", path=str(_jsonl(tmp_path / "x.jsonl", [{"text": text} for text in TEXTS])))
+    cache, save, others = tmp_path / "cache", np.save, []
+
+    def save_while_another_is_at_the_same(path, index):
+        save(path, index)
+        monkeypatch.setattr(np, "save", save)
+        others.append(list(TrainingDocuments(out, cache)))
+
+    monkeypatch.setattr(np, "save", save_while_another_is_at_the_same)
+    assert [list(TrainingDocuments(out, cache))] == others
+    assert len(others[0]) == 40
+    assert len(list(cache.iterdir())) == 1, "nothing half-made is left"
+
+
 def test_a_data_set_of_the_hub_is_streamed(tmp_path):
     # The library reads a local directory laid out like a repository by the same path as one of the hub.
     from stages.document_sets import DocumentSet
@@ -204,11 +220,11 @@ def test_a_data_set_of_the_hub_is_streamed(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records[25:]), tmp_path / "data" / "train-1.parquet")
     options = DocumentSet(path="hub:datasets/org/name", stream=True, max_documents=38)
     sample = []
-    stream = count_hub(options, HubReference(str(tmp_path), None, "dataset"), 2, sample.append)
+    stream = count_hub(options, HubReference(str(tmp_path), None, "dataset"), 2, sample.append, pytest.fail)
     assert stream.count == 38
     assert [content["text"] for content in sample] == TEXTS[:2]
     for start in (0, 25):
-        assert [content["text"] for content in stream.read(start)] == TEXTS[start:38]
+        assert [content["text"] for content in stream.read(start, pytest.fail)] == TEXTS[start:38]
     pieces = DocumentSet(path="hub:datasets/org/name", stream=True, max_documents=50, document_bytes=64)
-    cut = count_hub(pieces, HubReference(str(tmp_path), None, "dataset"), 0, sample.append)
-    assert [content["text"] for content in cut.read(30)] == TEXTS[30:]
+    cut = count_hub(pieces, HubReference(str(tmp_path), None, "dataset"), 0, sample.append, pytest.fail)
+    assert [content["text"] for content in cut.read(30, pytest.fail)] == TEXTS[30:]

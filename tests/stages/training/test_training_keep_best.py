@@ -42,7 +42,7 @@ def world(tmp_path_factory, tiny_tokenizer_dirs, tiny_model_dir) -> dict[str, Pa
     }
 
 
-def _distill(world, root: Path, *, stop=None, **options) -> dict[str, torch.Tensor]:
+def _distill(world, root: Path, *, stop=None, progress=print, **options) -> dict[str, torch.Tensor]:
     for name in ("work", "out"):
         (root / name).mkdir(parents=True, exist_ok=True)
     ctx = StageContext(
@@ -51,6 +51,7 @@ def _distill(world, root: Path, *, stop=None, **options) -> dict[str, torch.Tens
         work=root / "work",
         out=root / "out",
         should_stop=stop or (lambda: False),
+        progress=progress,
     )
     Distill().run(ctx)
     return load_file(root / "out" / "model.safetensors")
@@ -159,11 +160,13 @@ def test_an_objective_that_scores_no_labels_is_measured_all_the_same(world, kept
         ({"text": "T"}, "data.eval has no text of two tokens or more"),
     ],
 )
-def test_text_that_cannot_be_measured_is_refused(world, tmp_path, fields, said):
+def test_text_that_cannot_be_measured_is_refused_before_a_model_is_loaded(world, tmp_path, fields, said):
     (tmp_path / "held-out").mkdir()
     unfit = world | {"held_out": _documents(tmp_path / "held-out", HELD_OUT[:1], **fields)}
+    lines: list[str] = []
     with pytest.raises(StageError, match=said):
-        _distill(unfit, tmp_path, keep_best={"every": 2})
+        _distill(unfit, tmp_path, keep_best={"every": 2}, progress=lines.append)
+    assert not [line for line in lines if line.startswith("loading")]
 
 
 def test_the_held_out_text_is_an_input_only_where_it_is_wanted():

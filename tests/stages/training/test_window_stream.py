@@ -174,8 +174,8 @@ def _shared(size: int, take, state=None, made=None, **options):
         if made is not None:
             counting = maker.make
             maker = type("Counting", (), {"prepare": maker.prepare, "describe": maker.describe})()
-            maker.make = lambda document, number, epoch: (
-                made.append((rank, number, epoch)) or counting(document, number, epoch)
+            maker.make = lambda document, number, epoch, done: (
+                made.append((rank, number, epoch)) or counting(document, number, epoch, done)
             )
         blocks = source(
             numbered(50), maker, seed=6, block_documents=9, rank=rank, world_size=size, exchange=together.of(rank),

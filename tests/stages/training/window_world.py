@@ -25,7 +25,7 @@ class Numbered:
     def prepare(self) -> None:
         """Nothing to load."""
 
-    def make(self, document: Document, number: int, epoch: int) -> DocumentWindows:
+    def make(self, document: Document, number: int, epoch: int, done: float) -> DocumentWindows:
         made = []
         for index in range(self.windows(number)):
             ids = np.array([number, epoch, index], dtype=np.int32)

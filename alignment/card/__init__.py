@@ -1,0 +1,1 @@
+"""Tokenizer cards: what a vocabulary holds and what it makes of text, without any model."""

@@ -1,0 +1,65 @@
+"""``pipeline card``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.commands.common import add_json, print_json
+from pipeline.errors import EXIT_OK
+
+SUMMARY = "say what tokenizers hold and what they make of text, without any model"
+EPILOG = """\
+a tokenizer is a directory, a file (tokenizer.json, *.model, *.gguf, ...), package:NAME/PATH, or a repository of the hub
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``card``."""
+    parser.add_argument("tokenizers", nargs="+", metavar="[NAME=]TOKENIZER", help="shown side by side")
+    parser.add_argument(
+        "--against", metavar="[NAME=]TOKENIZER", help="what the others are compared with: the one before"
+    )
+    parser.add_argument(
+        "--text",
+        dest="texts",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a text, best a language each: plain, .jsonl or .parquet (repeatable; default: small built-in samples)",
+    )
+    parser.add_argument(
+        "--lexicon",
+        type=Path,
+        metavar="FILE",
+        help="words, roots and affixes, one a line; ENTRY<tab>pure for the last two",
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page as well")
+    add_json(parser)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Print the cards."""
+    from pipeline.cards import as_usage_error, find_texts, find_tokenizers
+
+    first = [] if arguments.against is None else [arguments.against]
+    paths = find_tokenizers([*first, *arguments.tokenizers])
+    texts = find_texts(arguments.texts)
+    with as_usage_error():
+        from stages.cards.report import card_report
+
+        report = card_report(
+            paths,
+            before=next(iter(paths)) if first else None,
+            texts=texts,
+            lexicon=arguments.lexicon,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    if arguments.html is not None:
+        arguments.html.write_text(report.page, encoding="utf-8")
+    if arguments.json:
+        print_json(report.values)
+    else:
+        print(report.text, end="")
+    return EXIT_OK

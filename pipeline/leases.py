@@ -1,0 +1,103 @@
+"""Locks for file systems without ``flock``: a file that exists as long as its holder lives (runner rule R13).
+
+The kernel does not free them. A holder that died on this machine is noticed and its lease broken; of one on another
+machine nothing can be known, so its lease holds until it is released or somebody says that the holder is gone
+(``pipeline unlock``). Clocks play no part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def lease_path(path: Path) -> Path:
+    """The lease that stands for a lock on ``path``."""
+    return path.with_name(f"{path.name}.lease")
+
+
+def take(path: Path, info: Mapping[str, Any]) -> str | None:
+    """Take the lease on ``path``; ``info`` tells others who has it.
+
+    Returns:
+        A token to ``release`` it with; None if somebody else has it.
+    """
+    lease, token = lease_path(path), uuid.uuid4().hex
+    record = {**info, "token": token, "born": psutil.Process().create_time()}
+    # Written in full under another name, then linked: whoever sees the lease can read who has it.
+    draft = lease.with_name(f".{lease.name}.{token}")
+    draft.write_text(json.dumps(record), encoding="utf-8")
+    try:
+        for _ in range(2):
+            try:
+                os.link(draft, lease)
+                return token
+            except FileExistsError:
+                if is_held(path) or not _break(lease):
+                    return None
+        return None
+    finally:
+        draft.unlink()
+
+
+def release(path: Path, token: str) -> None:
+    """Give the lease back, if it is still the one of ``token``."""
+    if _read(lease_path(path)).get("token") == token:
+        lease_path(path).unlink(missing_ok=True)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a lease on ``path`` is there whose holder is not known to be dead."""
+    lease = lease_path(path)
+    return lease.exists() and not _is_dead(_read(lease))
+
+
+def discard(path: Path) -> bool:
+    """Remove a lease on ``path`` whoever has it; whether there was one."""
+    with contextlib.suppress(FileNotFoundError):
+        lease_path(path).unlink()
+        return True
+    return False
+
+
+def _is_dead(record: Mapping[str, Any]) -> bool:
+    if record.get("host") != socket.gethostname() or "pid" not in record:
+        return False
+    try:
+        return psutil.Process(record["pid"]).create_time() != record.get("born")
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _break(lease: Path) -> bool:
+    """Remove the lease of a dead holder; False if another process did, and somebody has a new one."""
+    seen = _read(lease)
+    aside = lease.with_name(f".{lease.name}.dead-{uuid.uuid4().hex}")
+    try:
+        lease.rename(aside)
+    except FileNotFoundError:
+        return True
+    moved = _read(aside)
+    if moved.get("token") != seen.get("token"):
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, lease)
+        aside.unlink()
+        return False
+    aside.unlink()
+    return True
+
+
+def _read(lease: Path) -> Mapping[str, Any]:
+    try:
+        record = json.loads(lease.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from stages.evaluation import page
+from stages.evaluation.merging import merge
+from stages.evaluation.sections import Bars, Column, Item, Measure, Sample, SectionReport, Skipped, Table
+from stages.evaluation.table import render
+
+
+def report(student: float, *, teacher: float = 0.5, columns: tuple[str, ...] = ("prose",)) -> dict[str, Any]:
+    """One evaluation of a teacher and a student, with something of every kind."""
+    rows = {
+        "teacher": {name: Measure(teacher) for name in columns},
+        "student": {name: Measure(student, student - 0.1, student + 0.1) for name in columns},
+    }
+    section = SectionReport(
+        name="retention",
+        title="Retention",
+        about="Bits per byte.",
+        tables=(
+            Table(
+                "bits per byte",
+                tuple(Column(name, "bits", "lower") for name in columns),
+                rows,
+                {"teacher": {"student": {name: Measure(student - teacher) for name in columns}}},
+            ),
+        ),
+        bars=(Bars("by domain", "bits", {"student": {"prose": Measure(student)}}),),
+        items=(Item("q1", {"task": "spell"}, "spell", "a b", {"student": str(student)}, {"student": student < 1}),),
+        samples=(Sample("Once", {"student": f"upon {student}"}),),
+        skipped=(Skipped("exact_bytes", "no merges", "student"),),
+        warnings=("few documents",),
+        facts={"documents": 3},
+    )
+    return {
+        "schema_version": 2,
+        "title": "Evaluation",
+        "sections": [asdict(section)],
+        "curves": {
+            "student": {"steps": 2, "points": 2, "not_finite": 0, "measures": {"loss": [[1, 2.0], [2, student]]}}
+        },
+        "settings": {"window_bytes": 100},
+        "preflight": {"teacher": {}, "student": {}},
+        "versions": {"torch": "2"},
+    }
+
+
+def test_rows_that_differ_are_named_after_their_runs_and_shared_ones_stand_once() -> None:
+    merged = merge({"long": report(0.9), "short": report(1.2)}, "both")
+    (section,) = merged["sections"]
+    (table,) = section["tables"]
+    assert list(table["rows"]) == ["teacher", "long/student", "short/student"]
+    assert table["rows"]["short/student"]["prose"] == {
+        "value": 1.2,
+        "low": pytest.approx(1.1),
+        "high": pytest.approx(1.3),
+    }
+    assert table["differences"]["teacher"]["long/student"]["prose"]["value"] == pytest.approx(0.4)
+    assert list(merged["curves"]) == ["long/student", "short/student"]
+    assert section["bars"][0]["values"].keys() == {"long/student", "short/student"}
+    assert section["items"][0]["correct"] == {"long/student": True, "short/student": False}
+    assert section["samples"][0]["continuations"]["short/student"] == "upon 1.2"
+    assert [entry["model"] for entry in section["skipped"]] == ["long/student", "short/student"]
+    assert section["warnings"] == ["few documents"]
+    assert section["facts"] == {"documents": 3}
+
+
+def test_a_reference_that_differs_is_named_after_its_run_too() -> None:
+    merged = merge({"a": report(0.9, teacher=0.5), "b": report(0.9, teacher=0.4)}, "both")
+    differences = merged["sections"][0]["tables"][0]["differences"]
+    assert list(differences) == ["a/teacher", "b/teacher"]
+    assert list(differences["b/teacher"]) == ["student"], "the student's own numbers are the same in both"
+
+
+def test_columns_and_sections_that_one_run_lacks_are_kept() -> None:
+    with_more = report(0.9, columns=("prose", "code"))
+    with_more["sections"].append(with_more["sections"][0] | {"name": "extra"})
+    merged = merge({"a": report(1.0), "b": with_more}, "both")
+    assert [section["name"] for section in merged["sections"]] == ["retention", "extra"]
+    assert [column["name"] for column in merged["sections"][0]["tables"][0]["columns"]] == ["prose", "code"]
+
+
+def test_a_merged_report_is_shown_like_any_other() -> None:
+    merged = merge({"long": report(0.9), "short": report(1.2)}, "both")
+    assert "long/student" in render(merged)
+    assert "short/student" in page.render(merged)
+
+
+def test_a_report_of_another_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="old: its report is of format 1, this is 2; evaluate it again"):
+        merge({"new": report(1.0), "old": report(1.0) | {"schema_version": 1}}, "both")
