@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages import STAGES, load_stage
-from stages.artifacts import Artifact, ReportArtifact
+from stages.artifacts import Artifact, EvaluationArtifact, ReportArtifact
 from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted
 
 if TYPE_CHECKING:  # a stage's process imports this module too, and must not wait for the pipeline
@@ -144,7 +144,37 @@ class Table:
         (ctx.out / "report.html").write_text(f"<title>{ctx.config.title}: {length}</title>")
 
 
-STAGES.update({name: f"toys:{name.capitalize()}" for name in ("say", "join", "count", "misbehave", "table")})
+class Evaluation:
+    """Measures the length of a text, and says so in the form of an evaluation's report."""
+
+    VERSION = 1
+    inputs: Mapping[str, Input] = {"texts": Input(TextArtifact, many=True)}
+    output = EvaluationArtifact
+
+    class Config(StageConfig):
+        pass
+
+    def run(self, ctx: StageContext) -> None:
+        lengths = {name: len((path / "text.txt").read_text()) for name, path in ctx.inputs["texts"].items()}
+        columns = [{"name": "bytes", "unit": "", "better": "lower", "digits": 0, "note": ""}]
+        rows = {
+            name: {"bytes": {"value": float(length), "low": None, "high": None}} for name, length in lengths.items()
+        }
+        table = {"title": "lengths", "columns": columns, "rows": rows, "differences": {}}
+        empty = {"bars": [], "curves": [], "items": [], "samples": [], "skipped": [], "warnings": []}
+        section = {"name": "lengths", "title": "Lengths", "about": "How long.", "tables": [table], **empty}
+        section |= {"facts": {}, "metrics": {}, "data": {}}
+        report = {"schema_version": 2, "title": "t", "sections": [section], "curves": {}, "settings": {}}
+        report |= {"preflight": {name: {} for name in lengths}, "versions": {}}
+        (ctx.out / "report.json").write_text(json.dumps(report))
+        (ctx.out / "metrics.json").write_text(json.dumps({f"lengths.{name}": value for name, value in lengths.items()}))
+        for name in ("report.html", "table.txt"):
+            (ctx.out / name).write_text("lengths")
+
+
+STAGES.update(
+    {name: f"toys:{name.capitalize()}" for name in ("say", "join", "count", "misbehave", "table", "evaluation")}
+)
 
 
 def planned(
