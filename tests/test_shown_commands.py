@@ -83,7 +83,9 @@ def test_a_shown_part_of_a_recipe_fits_into_the_quickstart(document, example, tm
         shown = {"stages": {"distill": shown}}
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(_merged(recipe, shown)), encoding="utf-8")
-    load_recipe(path)
+    for name, stage in load_recipe(path).stages.items():
+        handed_on = type(stage.config).model_validate(stage.config.model_dump(mode="json"))
+        assert handed_on == stage.config, f"{name} runs with other options than the recipe gives"
 
 
 def _merged(below: Any, above: Any) -> Any:

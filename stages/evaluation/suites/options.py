@@ -139,9 +139,7 @@ class SuitesOptions(StageConfig):
     @classmethod
     def _names_alone_take_the_defaults(cls, value: Any) -> Any:
         if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
-            value = {name: {} for name in value}
-        if isinstance(value, dict):
-            return {name: {} if options is None else options for name, options in value.items()}
+            return {name: {} for name in value}
         return value
 
     @model_validator(mode="after")
