@@ -12,13 +12,15 @@ import pytest
 import yaml
 
 from pipeline.cli import main
+from pipeline.commands import COMMANDS
 from pipeline.loading import load_recipe
 from pipeline.recipe import Outline
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("recipes/**/*.md")])
 RECIPES = sorted(REPOSITORY.glob("recipes/*.yaml"))
-READ_ONLY = {"plan", "graph", "validate", "show", "status", "slurm"}
+READ_ONLY = {"plan", "graph", "validate", "show", "status", "slurm", "ls", "env", "ui", "completion", "clean"}
+TAKE_RUNS = {"plan", "run", "sweep", "status", "audit", "ls", "clean"}
 RUN_HERE = {"audit", "card", "mixture"}  # trains nothing
 
 
@@ -51,12 +53,12 @@ def test_a_shown_command_works(document, command, monkeypatch, capsys, tmp_path)
         subprocess.run(["make", "--dry-run", *words[1:]], check=True, capture_output=True)
         return
     assert words[0] == "pipeline", f"{document}: no test knows how to run {command!r}"
-    if words[1] == "run":
+    if words[1] in {"run", "sweep"}:
         words.append("--dry-run")
     else:
         assert words[1] in READ_ONLY | RUN_HERE
     if words[1] != "graph":
-        words += ["--runs", str(tmp_path)] if words[1] in {"plan", "run", "status", "audit"} else []
+        words += ["--runs", str(tmp_path)] if words[1] in TAKE_RUNS else []
     assert main(words[1:]) == 0, capsys.readouterr().err
 
 
@@ -98,3 +100,8 @@ def test_relative_links_lead_somewhere():
     for path in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_command_has_its_place_in_the_documents():
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    assert [command for command in COMMANDS if f"pipeline {command}" not in pages] == []
