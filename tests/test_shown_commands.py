@@ -105,3 +105,10 @@ def test_relative_links_lead_somewhere():
 def test_every_command_has_its_place_in_the_documents():
     pages = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     assert [command for command in COMMANDS if f"pipeline {command}" not in pages] == []
+
+
+def test_the_architecture_names_what_is_there():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:alignment|losses|stages|pipeline|tests)/[\w./]*)`", page)
+    assert len(named) > 20
+    assert [path for path in named if not (REPOSITORY / path).exists()] == []

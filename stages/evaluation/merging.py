@@ -52,7 +52,8 @@ def merge(reports: Mapping[str, Report], title: str) -> dict[str, Any]:
 def _naming(run: str, reports: Mapping[str, Report]) -> Rename:
     def name(row: str) -> str:
         seen = {_numbers(report, row) for report in reports.values() if row in report["preflight"]}
-        return row if len(seen) == 1 else f"{run}/{row}"
+        # None have seen a role, such as the initial model, which differences are to: each run has its own.
+        return row if len(seen) <= 1 else f"{run}/{row}"
 
     return name
 

@@ -76,6 +76,15 @@ def test_a_reference_that_differs_is_named_after_its_run_too() -> None:
     assert list(differences["b/teacher"]) == ["student"], "the student's own numbers are the same in both"
 
 
+def test_a_role_keeps_its_name() -> None:
+    reports = {"a": report(0.9), "b": report(1.2)}
+    for content in reports.values():
+        differences = content["sections"][0]["tables"][0]["differences"]
+        differences["initial"] = differences["teacher"]
+    (section,) = merge(reports, "both")["sections"]
+    assert list(section["tables"][0]["differences"]["initial"]) == ["a/student", "b/student"]
+
+
 def test_columns_and_sections_that_one_run_lacks_are_kept() -> None:
     with_more = report(0.9, columns=("prose", "code"))
     with_more["sections"].append(with_more["sections"][0] | {"name": "extra"})
