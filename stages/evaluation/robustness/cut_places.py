@@ -15,7 +15,7 @@ from stages.evaluation.windows import Document
 
 KINDS: dict[str, re.Pattern[str]] = {
     "space": re.compile(r"(?<=[A-Za-z,;] )(?=[A-Za-z])"),
-    "word": re.compile(r"(?<![^\W\d_])[^\W\d_]{5,}(?![\w(.])"),
+    "word": re.compile(r"(?<!\w)[^\W\d_\u4e00-\u9fff]{5,}(?!\w|\(|\.\w)"),
     "identifier": re.compile(r"\b(?:[A-Za-z]+_\w+|[a-z]+[A-Z]\w+|[A-Za-z]{4,}(?=\())"),
     "chinese": re.compile(r"[\u4e00-\u9fff]{2,}"),
 }

@@ -80,11 +80,11 @@ class Noise:
         answers = self._questions.score(subject, lambda share: watch(share / 2))
         requests = [Request("", text) for texts in self._texts() for text in texts]
         scores = iter(subject.scorer.score(requests, lambda share: watch(0.5 + share / 2)))
-        of_versions = [[next(scores) for _ in self._excerpts] for _ in self._versions]
+        versions_ = [[next(scores) for _ in self._excerpts] for _ in self._versions]
         return {
             "questions": answers,
-            "nats": [[None if score.problem else score.nats for score in scores] for scores in of_versions],
-            "problems": [[score.problem for score in scores] for scores in of_versions],
+            "nats": [[None if score.problem else score.nats for score in version] for version in versions_],
+            "problems": [[score.problem for score in version] for version in versions_],
         }
 
     def _texts(self) -> list[list[str]]:

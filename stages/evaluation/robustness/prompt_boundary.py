@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from alignment.byte_view import InexactEncoding
+from alignment.covers_text import NotText
 from alignment.tokenizer_facts import load_tokenizer
 from stages.evaluation.core import Ability, Watch
 from stages.evaluation.exact_bytes.scorer import ExactByteScorer, Places
 from stages.evaluation.robustness.cut_places import KINDS, Cut, CutTokens, choose_cuts, tokens_of
 from stages.evaluation.robustness.options import PromptBoundaryOptions
-from stages.evaluation.scoring import score_windows
+from stages.evaluation.scoring import positions_of, score_windows
 from stages.evaluation.sections import (
     Bars,
     Column,
@@ -45,6 +48,7 @@ ABOUT = (
     "continuation alone are given as well: by the tokens of both parts, and by all tokens that its bytes could be made "
     "of (valid covers). All models are asked at the same places; intervals are 95 % over places."
 )
+_UNIT = ("bits/character", "lower", 3)
 NOT_SPELLED = "its tokens do not spell the text, or nothing before the cut is tokenized alike"
 
 
@@ -89,6 +93,7 @@ class PromptBoundary:
         start = TextStart.of(tokenizer, subject.view)
         tokens = [tokens_of(subject.view, cut) for cut in self._cuts]
         rows = [row for found in tokens if found is not None for row in _rows(found)]
+        self._check_room(subject.model, start, rows)
         share = 0.5 if self._options.exact_bytes else 1.0
         scores = score_windows(
             subject.model,
@@ -113,6 +118,15 @@ class PromptBoundary:
             self._add_exact_bytes(scorer, costs, lambda done: watch(share + (1 - share) * done))
         return costs
 
+    def _check_room(self, model: nn.Module, start: TextStart, rows: Sequence[_Row]) -> None:
+        positions = positions_of(model)
+        longest = len(start.start_ids) + max((len(row.ids) for row in rows), default=0)
+        if positions is not None and longest > positions:
+            raise StageError(
+                f"a cut text takes {longest} tokens, the model has {positions} positions; lower context_bytes or "
+                "characters of prompt_boundary"
+            )
+
     def _add_exact_bytes(self, scorer: ExactByteScorer, costs: Sequence[dict[str, Any] | None], watch: Watch) -> None:
         asked = [(cut, cost) for cut, cost in zip(self._cuts, costs, strict=True) if cost is not None]
         places = []
@@ -120,7 +134,10 @@ class PromptBoundary:
             prompt = cut.prompt.encode()
             text = prompt + cut.continuation.encode()
             places.append(Places(text, [len(prompt), len(text)]))
-        masses = scorer.masses(places, what_next=False, watch=watch)
+        try:
+            masses = scorer.masses(places, what_next=False, watch=watch)
+        except (InexactEncoding, NotText) as error:
+            raise StageError(f"exact_bytes: {error}; leave exact_bytes out") from None
         for (_, cost), (before, whole) in zip(asked, masses, strict=True):
             cost["exact_bytes"] = before.log_probability - whole.log_probability
 
@@ -146,7 +163,7 @@ class PromptBoundary:
             about=ABOUT.format(characters=self._options.characters),
             tables=(
                 Table(title, columns, rows, compare(sides, self._context.references())),
-                self._inside_table(results, members),
+                *self._inside_tables(results, members),
                 *(self._continuation_tables(results, members) if self._options.exact_bytes else ()),
             ),
             bars=(Bars(title, "bits/character", rows),) if rows else (),
@@ -175,25 +192,20 @@ class PromptBoundary:
             rows = {row: {kind: ratio(*side) for kind, side in kinds.items()} for row, kinds in sides.items()}
             yield Table(title, _columns(members), rows, compare(sides, self._context.references()))
 
-    def _inside_table(self, results: Mapping[str, Any], members: Mapping[str, Sequence[int]]) -> Table:
+    def _inside_tables(self, results: Mapping[str, Any], members: Mapping[str, Sequence[int]]) -> tuple[Table, Table]:
         """How many of the places lie inside a token, and what a cut costs there."""
-        rows: dict[str, dict[str, Measure]] = {}
-        for row, costs in results.items():
-            rows[row] = {}
-            for kind, places in members.items():
-                inside = [place for place in places if costs[place]["inside"]]
-                rows[row][f"{kind}: inside"] = Measure(100 * len(inside) / len(places))
-                if inside:
-                    rows[row][f"{kind}: cost there"] = ratio(*self._bits_and_characters(costs, inside))
-        columns = [
-            column
-            for kind in members
-            for column in (
-                Column(f"{kind}: inside", "%", digits=1),
-                Column(f"{kind}: cost there", "bits/character", "lower", 3),
-            )
-        ]
-        return Table("Cuts inside a token", tuple(columns), rows)
+        shares: dict[str, dict[str, Measure]] = {}
+        costs: dict[str, dict[str, Measure]] = {}
+        for row, of_row in results.items():
+            inside = {kind: [place for place in places if of_row[place]["inside"]] for kind, places in members.items()}
+            shares[row] = {kind: Measure(100 * len(inside[kind]) / len(places)) for kind, places in members.items()}
+            costs[row] = {
+                kind: ratio(*self._bits_and_characters(of_row, places)) for kind, places in inside.items() if places
+            }
+        return (
+            Table("Places inside a token", tuple(Column(kind, "%", digits=1) for kind in members), shares),
+            Table("What a cut inside a token costs", tuple(Column(kind, *_UNIT) for kind in members), costs),
+        )
 
     def _items(self, results: Mapping[str, Sequence[dict[str, Any] | None]]) -> list[Item]:
         items = []
@@ -260,6 +272,4 @@ def _cost(tokens: CutTokens, logps: Iterator[np.ndarray]) -> dict[str, Any]:
 
 
 def _columns(members: Mapping[str, Sequence[int]]) -> tuple[Column, ...]:
-    return tuple(
-        Column(kind, "bits/character", "lower", 3, note=f"{len(places)} places") for kind, places in members.items()
-    )
+    return tuple(Column(kind, *_UNIT, note=f"{len(places)} places") for kind, places in members.items())

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from alignment.byte_view import ByteView
 from alignment.splits import Expansion, SplitTable
 from losses.predictions import LinearHead
-from stages.evaluation.scoring import checked_head, score_rows
+from stages.evaluation.scoring import checked_head, positions_of, score_rows
+from stages.stage import StageError
 
 NO_BYTE = 256
 """Where the probability of tokens without bytes is counted: that the text ends, say."""
@@ -66,7 +67,17 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, ids: np.ndarray, first_scored: int) -> Reading:
-        """Hidden states at all tokens, and the nats of those from ``first_scored`` (at least 1) on."""
+        """Hidden states at all tokens, and the nats of those from ``first_scored`` (at least 1) on.
+
+        Raises:
+            StageError: the model has fewer positions.
+        """
+        positions = positions_of(self._model)
+        if positions is not None and len(self._prefix) + len(ids) > positions:
+            raise StageError(
+                f"an excerpt takes {len(self._prefix) + len(ids)} tokens, the model has {positions} positions; lower "
+                "excerpt_bytes of invariance"
+            )
         tokens = torch.tensor([[*self._prefix, *ids.tolist()]], device=self._model.device)
         out = self._model.base_model(input_ids=tokens, use_cache=False, output_hidden_states=True)
         states = torch.stack([layer[0, len(self._prefix) :].to(tokens.device) for layer in out.hidden_states])
@@ -90,7 +101,9 @@ class Reader:
         return replace(self._head, hidden=states)
 
 
-def random_segmentations(table: SplitTable, ids: np.ndarray, proportion: float, seeds: Sequence[Sequence[int]]) -> list:
+def random_segmentations(
+    table: SplitTable, ids: np.ndarray, proportion: float, seeds: Sequence[Sequence[int]]
+) -> list[Expansion]:
     """One random segmentation a seed, by StochasTok's law; a short text takes part by chance."""
     return table.expand_batch(
         [ids] * len(seeds),

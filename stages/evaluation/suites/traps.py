@@ -30,8 +30,9 @@ ABOUT = (
     "Two words are written without the space between them: where was it (cut), and, given one of them, which is the "
     "other (rest)? A trap of a tokenizer is a pair with a token across the border; a strict one, if that token is "
     "itself a word. The wrong answers begin with the cuts that this token tempts to. Every trap has a control: the "
-    "same words in other pairs, without such a token, with wrong cuts as far from the border. Glued words are hard "
-    "anyway, so only the difference between controls and traps tells what the tokenizer costs."
+    "same words in other pairs, without such a token, with wrong cuts as far from the border: glued words are hard "
+    "anyway. A tempting cut often makes a word (include|d), which tempts every model, so look at how models of other "
+    "tokenizers do on the same traps as well."
 )
 
 
@@ -64,8 +65,11 @@ def _suite(options: TrapsOptions, found: Mapping[str, Found], views: Mapping[str
     words = (*lexicon().known, *lexicon().held_out)
     questions = []
     for row, each in found.items():
+        # Strict traps and others are counted apart, so that both are asked in every form equally often.
+        counts = {True: 0, False: 0}
         for number, trap in enumerate(each.traps):
-            questions += _questions(row, trap, number, options, words)
+            questions += _questions(row, trap, number, counts[trap.strict], options, words)
+            counts[trap.strict] += 1
     return Suite(
         name="traps",
         title="Trap words",
@@ -85,11 +89,13 @@ def _suite(options: TrapsOptions, found: Mapping[str, Found], views: Mapping[str
     )
 
 
-def _questions(row: str, trap: Trap, number: int, options: TrapsOptions, words: Sequence[str]) -> list[Question]:
-    """A trap and its control, asked alike."""
-    form = "rest" if trap.ambiguous or number % 2 else "cut"
-    # Which word is missing takes turns within the questions that ask for one.
-    missing = number // 2 % 2
+def _questions(
+    row: str, trap: Trap, number: int, round_: int, options: TrapsOptions, words: Sequence[str]
+) -> list[Question]:
+    """A trap and its control, asked alike; ``round_``: how many of its kind come before it."""
+    form = "rest" if trap.ambiguous or round_ % 2 else "cut"
+    # Which of the words is missing changes after the answer has stood at every place in every form.
+    missing = round_ // (2 * OPTIONS) % 2
     rng = draws("traps", options.seed, row, number)
     examples = "".join(
         _asked(pair, form, missing) + _right(pair, form, missing) + "\n\n"
@@ -106,7 +112,7 @@ def _questions(row: str, trap: Trap, number: int, options: TrapsOptions, words: 
                 groups={"pairs": f"{row}_{kind}", "question": form},
                 prompt=examples + _asked(pair, form, missing),
                 answer=answer,
-                options=placed(answer, others, number),
+                options=placed(answer, others, round_ // 2),
             )
         )
     return made
