@@ -27,7 +27,8 @@ import numpy as np
 from alignment.byte_trie import ByteTrie
 from alignment.byte_view import ByteView, InexactEncoding
 from alignment.covers_text import futures, split_text
-from alignment.covers_validity import Begun, spelled_encoder, validity_of
+from alignment.covers_tokenizer import spelled_encoder, validity_of
+from alignment.covers_validity import Begun
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -143,6 +144,14 @@ class Covers:
         if length and not any(len(node.lasts) for node in nodes):
             raise self._inexact(text.removeprefix(lead.decode()), rest)
         return CoverTree(spelled, ids, start, tuple(nodes))
+
+    def canonical(self, text: str) -> tuple[int, ...]:
+        """The tokens of a whole text.
+
+        Raises:
+            InexactEncoding: they do not spell it.
+        """
+        return tuple(self.view.encode(text).ids.tolist())
 
     def _trunk(
         self, text: str, rest: bytes, lead: bytes, latest: int

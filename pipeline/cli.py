@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.execute(arguments)
     except PipelineError as error:
-        print(error, file=sys.stderr)
+        print(_masked(str(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped; nothing was changed", file=sys.stderr)
@@ -44,13 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unexpected(error)
 
 
+def _masked(text: str) -> str:
+    from stages.masking import environment_secrets, mask_text
+
+    return mask_text(text, environment_secrets())
+
+
 def _unexpected(error: Exception) -> int:
+    details = _masked("".join(traceback.format_exception(error)))
     if os.environ.get(DEBUG_VARIABLE) == "1":
-        traceback.print_exc()
+        print(details, end="", file=sys.stderr)
         return EXIT_STAGE_FAILED
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="tokenferry-", suffix=".log", delete=False) as log:
-        traceback.print_exception(error, file=log)
-    summary = "".join(traceback.format_exception_only(error)).strip()
+        log.write(details)
+    summary = _masked("".join(traceback.format_exception_only(error)).strip())
     print(f"this is a fault in tokenferry: {summary}\ndetails: {log.name} (or set {DEBUG_VARIABLE}=1)", file=sys.stderr)
     return EXIT_STAGE_FAILED
 

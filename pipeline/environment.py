@@ -15,7 +15,7 @@ from pipeline import provenance
 from pipeline.devices import gpu_names, visible_gpus
 from pipeline.launch import recorded_environment
 from pipeline.render import JSON_SCHEMA_VERSION
-from pipeline.tracking import tracking_uri
+from pipeline.tracking_place import tracking_uri
 from pipeline.urls import without_credentials
 
 _PROGRAMS = ("torchrun", "deepspeed", "accelerate", "srun", "sbatch", "mlflow", "nvidia-smi")

@@ -20,6 +20,7 @@ from pipeline.devices import gpu_names, gpu_visible
 from pipeline.launchers import accelerate, deepspeed, slurm, torchrun
 from pipeline.launchers.worker import MODULE
 from pipeline.recipe import Resources
+from stages.masking import environment_secrets, is_secret_variable, mask_text
 from stages.stop_request import HEARTBEAT, RUNNER_VARIABLE
 
 DEEPSPEED_ENVIRONMENT = "deepspeed_env"
@@ -28,8 +29,6 @@ DEEPSPEED_ENVIRONMENT = "deepspeed_env"
 RECORDED_PREFIXES = ("ACCELERATE_", "CUDA_", "DEEPSPEED_", "DS_", "GLOO_", "HIP_", "MASTER_", "NCCL_", "OMP_", "PET_",
                      "ROCR_", "SLURM_", "TORCH_", "UCX_")  # fmt: skip
 """Inherited variables that change how processes find each other and what they run on."""
-
-_SECRET = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,11 @@ def start(launch: Launch, attempt: Path, keep_open: Sequence[int]) -> subprocess
 
 def recorded_environment() -> dict[str, str]:
     """The inherited variables that change how stages run; none of them is secret."""
+    secrets = environment_secrets()
     return {
-        name: value
+        name: mask_text(value, secrets)
         for name, value in sorted(os.environ.items())
-        if name.startswith(RECORDED_PREFIXES) and not any(word in name for word in _SECRET)
+        if name.startswith(RECORDED_PREFIXES) and not is_secret_variable(name)
     }
 
 

@@ -13,6 +13,7 @@ from pipeline import graph
 from pipeline.errors import RecipeError
 from pipeline.problems import Location, Problem, describe, dotted, unknown_name
 from pipeline.recipe import Outline, Recipe, Resources, StageHeader, StageSpec
+from pipeline.recipe_secrets import masked_recipe, masked_recipe_text, secret_problems
 from pipeline.source_stages import SOURCE_STAGES, source_options, stage_name
 from pipeline.upstream import upstream_problems, without_absent
 from pipeline.yaml_source import SET_OPTION, Origin, YamlSource, read_yaml
@@ -45,6 +46,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, ensure: str | None
     problems += upstream_problems(bindings, configs, source_configs)
     problems += _check_cycle(nodes)
     problems += _check_resources(source.values, [*nodes, *map(stage_name, _readers(bindings))])
+    problems += secret_problems(source.values)
     # A value that could not be resolved is missing now: what that entails is no news.
     unresolved = {problem.location for problem in source.problems}
     problems = [*source.problems, *(problem for problem in problems if problem.location not in unresolved)]
@@ -246,8 +248,8 @@ def _assemble(
         experiment=outline.experiment or outline.name,
         seed=outline.seed,
         path=path,
-        text=source.text,
-        resolved=_resolved(outline, resources, configs, source_configs),
+        text=masked_recipe_text(source.text, source.values),
+        resolved=masked_recipe(_resolved(outline, resources, configs, source_configs)),
         stages={name: specs[name] for name in order},
         origins=origins,
         unused=unused,

@@ -24,6 +24,7 @@ from typing import Any
 
 from pipeline import leases
 from pipeline.errors import Locked
+from stages.masking import environment_secrets, mask_text
 from stages.ranks import NO_FLOCK
 
 _PROBE_SECONDS = 0.3
@@ -172,7 +173,7 @@ def _own_info() -> dict[str, Any]:
         "host": socket.gethostname(),
         "user": getpass.getuser(),
         "start": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "command": shlex.join(sys.argv),
+        "command": mask_text(shlex.join(sys.argv), environment_secrets()),
     }
     if "SLURM_JOB_ID" in os.environ:
         info["slurm_job"] = os.environ["SLURM_JOB_ID"]

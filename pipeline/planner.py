@@ -79,10 +79,10 @@ def make_plan(recipe: Recipe, runs: Path, request: Request = ALL) -> Plan:
             previous = Entry(runs / recipe.name / "stages" / name, keys[name]).ingredients()
             verdict = verdict._replace(reason=_why_missing(spec, previous, ingredients[name], upstream))
         verdict = _code_judged(verdict, entry.done(), request.on_code_change, name in chosen)
+        if keys[name] in forced_keys:
+            verdict = _forced(verdict, _going_on(entry, {other: results[other] for other in upstream}, pending))
         if keys[name] in restarted_keys:
             verdict = _restarted(verdict)
-        if keys[name] in forced_keys:
-            verdict = _forced(verdict)
         if name not in chosen and verdict.action is not Action.SKIP:
             verdict = verdict._replace(action=Action.LEAVE, reason=NOT_SELECTED + verdict.reason)
         results[name] = entry.done()
@@ -114,23 +114,48 @@ def judge(entry: Entry, upstream: Mapping[str, Done | None], pending: Sequence[s
     """
     done = entry.done()
     if done is not None:
-        return _judge_result(done, upstream, pending, run)
+        verdict = _judge_result(done, upstream, pending, run)
+        return verdict if verdict.action is Action.SKIP else _gone_on_with(verdict, _going_on(entry, upstream, pending))
     if entry.is_locked():
         return Verdict(State.RUNNING, Action.RUN, f"being made by {describe_holder(entry.lock_path)}")
+    going_on = _going_on(entry, upstream, pending)
     if problem := entry.problem():
-        return Verdict(State.MISSING, Action.RUN, f"result damaged: {problem}")
-    attempt, point = entry.last_attempt(), entry.resume_point()
-    action = Action.RESUME if point else Action.RUN
-    resume = f" → resume at {point}" if point else ""
+        return _gone_on_with(Verdict(State.MISSING, Action.RUN, f"result damaged: {problem}"), going_on)
+    attempt = entry.last_attempt()
     if attempt is None:
-        return MISSING
+        return MISSING if going_on is None else _gone_on_with(MISSING, going_on)
     if attempt.state == "failed":
-        return Verdict(State.FAILED, action, f"failed (attempt {attempt.number}){resume}")
+        return _gone_on_with(Verdict(State.FAILED, Action.RUN, f"failed (attempt {attempt.number})"), going_on)
     if attempt.state == "finished":
-        return Verdict(State.MISSING, action, f"result gone: DONE.json is missing{resume}")
-    if point:
-        return Verdict(State.INTERRUPTED, action, f"interrupted at {point} → resume")
-    return Verdict(State.INTERRUPTED, action, "interrupted before its first checkpoint")
+        return _gone_on_with(Verdict(State.MISSING, Action.RUN, "result gone: DONE.json is missing"), going_on)
+    point = entry.resume_point()
+    if point is None:
+        return Verdict(State.INTERRUPTED, Action.RUN, "interrupted before its first checkpoint")
+    if going_on is None:
+        anew = f"interrupted at {point}; begun anew, as its inputs are others now"
+        return Verdict(State.INTERRUPTED, Action.RUN, anew)
+    return Verdict(State.INTERRUPTED, Action.RESUME, f"interrupted at {point}{going_on.replace(f' at {point}', '')}")
+
+
+def _going_on(entry: Entry, upstream: Mapping[str, Done | None], pending: Sequence[str]) -> str | None:
+    """From where the next attempt goes on, in words to append; None if it begins anew.
+
+    As ``publish.begin_attempt`` does, it goes on only with the inputs that the earlier one had. Those that are still to
+    be made have the same bytes again if nothing but time has passed, which cannot be known before.
+    """
+    point = entry.resume_point()
+    if point is None:
+        return None
+    if pending:
+        return f" → resume at {point} if its inputs come out as before"
+    used = sorted(done.result_id for done in upstream.values() if done is not None)
+    return f" → resume at {point}" if entry.begun_with() == used else None
+
+
+def _gone_on_with(verdict: Verdict, going_on: str | None) -> Verdict:
+    if going_on is None:
+        return verdict
+    return verdict._replace(action=Action.RESUME, reason=verdict.reason + going_on)
 
 
 def _judge_result(done: Done, upstream: Mapping[str, Done | None], pending: Sequence[str], run: str) -> Verdict:
@@ -193,10 +218,10 @@ def _check_code(planned: Mapping[str, PlannedStage], request: Request) -> None:
         )
 
 
-def _forced(verdict: Verdict) -> Verdict:
+def _forced(verdict: Verdict, going_on: str | None) -> Verdict:
     """Run it whatever is there; what was begun is still gone on with."""
     if verdict.action is Action.SKIP:
-        return verdict._replace(action=Action.RUN, reason="forced")
+        return _gone_on_with(verdict._replace(action=Action.RUN, reason="forced"), going_on)
     return verdict._replace(reason=f"forced; {verdict.reason}")
 
 

@@ -31,7 +31,7 @@ def begin_attempt(entry: Entry, ingredients: Mapping[str, Any], upstream: Mappin
 
     What dead attempts left beside ``work`` is removed; a published result is not touched. ``work`` is emptied if it was
     begun with other inputs: a forced attempt upstream gives another result under the same key, and checkpoints of a
-    model that started from the old one must not be continued.
+    model that started from the old one must not be continued. So it is if its attempt made the result.
 
     Args:
         entry: the store entry; the caller holds its lock.
@@ -41,7 +41,7 @@ def begin_attempt(entry: Entry, ingredients: Mapping[str, Any], upstream: Mappin
     Raises:
         StoreError: the entry holds the result of another key.
     """
-    done = entry.done()
+    done, spent = entry.done(), entry.work_is_spent()
     numbers = [attempt.number for attempt in entry.attempts()]
     for path, number in _outputs(entry):
         numbers.append(number)
@@ -52,7 +52,7 @@ def begin_attempt(entry: Entry, ingredients: Mapping[str, Any], upstream: Mappin
     attempt = Attempt(number, entry.path / "attempts" / str(number), {})
     attempt.path.mkdir(parents=True)
     used = sorted((upstream or {}).values())
-    if _inputs_of(entry.work) != used:
+    if spent or entry.begun_with() != used:
         shutil.rmtree(entry.work, ignore_errors=True)
     entry.work.mkdir(exist_ok=True)
     durable.write_json(entry.work / "inputs.json", used)
@@ -64,14 +64,6 @@ def begin_attempt(entry: Entry, ingredients: Mapping[str, Any], upstream: Mappin
 def discard_work(entry: Entry) -> None:
     """Forget what earlier attempts left to go on from."""
     shutil.rmtree(entry.work, ignore_errors=True)
-
-
-def _inputs_of(work: Path) -> list[str] | None:
-    """The result ids that ``work`` was begun with; None if that is not known."""
-    try:
-        return json.loads((work / "inputs.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
 
 
 def _outputs(entry: Entry) -> list[tuple[Path, int]]:

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.display import duration
 from pipeline.estimates import Estimate
+from pipeline.overview import RunOverview
 from pipeline.plan import Action, Plan, PlannedStage, State
 from pipeline.problems import Location, dotted, leaves
 from pipeline.recipe import Recipe
 from pipeline.request import SOURCES
 from pipeline.store import Store
-from pipeline.supervise import duration
 from pipeline.yaml_source import Origin
 from stages import load_stage
 from stages.artifacts import ModelArtifact, ReportArtifact
@@ -96,11 +97,26 @@ def status_table(run: Mapping[str, Any]) -> Table:
     """The value of ``run_status`` for a person."""
     table = Table("stage", "state", "finished", "took", "detail", box=None, header_style="bold", padding=(0, 1))
     for stage in run["stages"]:
-        finished = stage["finished"]
-        when = "" if finished is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(finished))
         took = "" if stage["seconds"] is None else duration(stage["seconds"])
-        table.add_row(Text(stage["name"]), _state(State(stage["state"])), when, took, Text(stage["detail"]))
+        table.add_row(
+            Text(stage["name"]), _state(State(stage["state"])), _when(stage["finished"]), took, Text(stage["detail"])
+        )
     return table
+
+
+def overview_lines(runs: Sequence[RunOverview]) -> list[str]:
+    """How far each run is, a line each: plain text, for there may be thousands."""
+    width = max((len(run.name) for run in runs), default=0)
+    return [
+        f"{run.name:<{width}}  {run.state:<11}  {run.made:>3} of {run.stages:<3} stages  {_when(run.changed):<16}  "
+        f"{run.detail}".rstrip()
+        for run in runs
+    ]
+
+
+def _when(moment: float | None) -> str:
+    """Seconds since the epoch as local time, to the minute."""
+    return "" if moment is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
 
 
 def names_table(names: Mapping[str, str]) -> Table:

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipeline import durable, launch, launch_checks, orphans, outcome, publish
+from pipeline import durable, launch, launch_checks, orphans, outcome, overview, publish
+from pipeline.display import Display, Lines, duration
 from pipeline.errors import Interrupted, Killed, Locked, StageFailed
 from pipeline.launchers.worker import JOB_FILE
 from pipeline.locks import FileLock, describe_holder
 from pipeline.plan import Action, Plan, PlannedStage
 from pipeline.schedule import Schedule
 from pipeline.store import Attempt, Done, Entry, Store, StoreError
-from pipeline.supervise import StopSignals, Watch, duration
+from pipeline.supervise import StopSignals, Watch
 from stages import STAGES, load_stage
 from stages.artifacts import ArtifactError
 from stages.worker import SCHEMA_VERSION
@@ -65,6 +66,7 @@ def execute(
     *,
     tracker: Tracker | None = None,
     out: Callable[[str], None] = print,
+    display: Display | None = None,
     command: str | None = None,
     jobs: int = 1,
     keep_going: bool = False,
@@ -75,6 +77,7 @@ def execute(
         plan: what to do.
         tracker: records the run in MLflow; None tracks nothing.
         out: prints one line for a person.
+        display: shows what is going on in another way than line by line; then ``out`` is not used.
         command: the command line that continues this run, for messages; None for the plain ``pipeline run``.
         jobs: how many stages may run at the same time; the cores are divided among them.
         keep_going: when a stage fails, go on with those that do not need it.
@@ -90,12 +93,14 @@ def execute(
     """
     launch_checks.check_machine(plan)
     command = command or shlex.join(["pipeline", "run", str(plan.recipe.path), "--runs", str(plan.runs)])
+    display = display or Lines(out)
+    out = display.line
     with _run_lock(plan) as lock, StopSignals() as stop:
         if lock.is_lease:
             out(f"note: the file system of {plan.runs} has no flock: lease files stand for locks (`pipeline unlock`)")
         _record_recipe(plan)
         tracker = tracker if plan.pending else None
-        run = _Run(plan, Store(plan.runs / "store"), lock, stop, tracker, out, command, jobs)
+        run = _Run(plan, Store(plan.runs / "store"), lock, stop, tracker, display, out, command, jobs)
         with run.tracker or nullcontext(), durable.disk_full_explained("the run", plan.runs):
             results = Schedule(plan.stages, run.bring_up_to_date, jobs, keep_going).run()
         return RunResult(tuple(results), run.tracker.run_id if run.tracker else None)
@@ -116,6 +121,7 @@ def _record_recipe(plan: Plan) -> None:
     durable.write_text(plan.run_directory / "recipe.yaml", plan.recipe.text)
     resolved = yaml.safe_dump(dict(plan.recipe.resolved), sort_keys=False, allow_unicode=True)
     durable.write_text(plan.run_directory / "recipe.resolved.yaml", resolved)
+    overview.keep(plan)
 
 
 @dataclass
@@ -127,6 +133,7 @@ class _Run:
     lock: FileLock
     stop: StopSignals
     tracker: Tracker | None
+    display: Display
     out: Callable[[str], None]
     command: str
     jobs: int = 1
@@ -217,6 +224,7 @@ class _Run:
         job = attempt.path.resolve() / JOB_FILE
         resources = launch.settled(stage.resources.shared_by(self.jobs))
         durable.write_json(job, self._job(stage, entry, attempt) | {"resources": resources.model_dump(mode="json")})
+        job.chmod(0o600)  # DeepSpeed's configuration may hold keys, which nothing else that is kept does
         locks = (*self.lock.descriptors, *stage_lock.descriptors)
         built = launch.build(job, resources)
         for line in built.elsewhere:
@@ -227,7 +235,7 @@ class _Run:
             attempt=attempt.path,
             grace_seconds=stage.resources.grace_seconds,
             stop=self.stop,
-            show=self.out,
+            show=self.display,
             poll=self.tracker.poll if self.tracker else _nothing,
         )
 

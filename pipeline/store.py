@@ -205,6 +205,18 @@ class Entry:
         """Whether some process is making this result now."""
         return locks.is_locked(self.lock_path)
 
+    def begun_with(self) -> list[str] | None:
+        """Result ids of the inputs that ``work`` was begun with, in order; None if that is not known."""
+        try:
+            return json.loads((self.work / "inputs.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def work_is_spent(self) -> bool:
+        """Whether ``work`` is what the attempt that made the result left: a kill came before it could be cleared."""
+        done, last = self.done(), self.last_attempt()
+        return done is not None and (last is None or last.number <= done.attempt)
+
     def resume_point(self) -> str | None:
         """Where the next attempt would go on, for a person: the highest complete checkpoint (R9)."""
         complete = [
@@ -212,7 +224,7 @@ class Entry:
             for marker in self.work.glob("ckpt/step-*/COMPLETE.json")
             if (match := re.fullmatch(r"step-(\d+)", marker.parent.name)) and _read_object(marker) is not None
         ]
-        return f"step {max(complete):,}" if complete else None
+        return f"step {max(complete):,}" if complete and not self.work_is_spent() else None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 import psutil
 
 from pipeline.deaths import rank_states
+from pipeline.display import Display
 from pipeline.launchers.worker import JOB_FILE, MODULE
 from pipeline.tail import Tail
 from stages.stop_request import HEARTBEAT, SIGNALS, STOP_FILE
@@ -61,7 +62,7 @@ class Watch:
         attempt: the attempt's directory, with ``log.txt``, the ranks' records and the heartbeat.
         grace_seconds: how long it may take to save once it was asked to stop.
         stop: the signals that this process received.
-        show: prints one line for a person.
+        show: takes what a person should see.
         poll: called at every turn of the loop; must not block.
     """
 
@@ -70,7 +71,7 @@ class Watch:
     attempt: Path
     grace_seconds: float
     stop: StopSignals
-    show: Callable[[str], None]
+    show: Display
     poll: Callable[[], None]
     killed: bool = False
     _started: float = field(default_factory=time.monotonic)
@@ -93,11 +94,11 @@ class Watch:
         log = Tail(self.attempt / "log.txt")
         while self.process.poll() is None:
             if self.stop.count and self._deadline is None:
-                self.show(f"{self.name}: saving, Ctrl-C again to kill")
+                self.show.line(f"{self.name}: saving, Ctrl-C again to kill")
                 self._ask()
             self._turn(log)
         if self.process.returncode != 0 and ranks_alive(self.attempt):
-            self.show(f"{self.name}: its launcher has ended, its ranks are saving")
+            self.show.line(f"{self.name}: its launcher has ended, its ranks are saving")
             if self._deadline is None:
                 self._ask()
             while ranks_alive(self.attempt) and not self.killed:
@@ -132,10 +133,10 @@ class Watch:
             if line.startswith(PROGRESS_PREFIX):
                 self._last_line = line.removeprefix(PROGRESS_PREFIX)
                 self._shown = time.monotonic()
-                self.show(f"{self.name}: {self._last_line}")
+                self.show.progress(self.name, self._last_line)
         if time.monotonic() - self._shown >= SILENCE_SECONDS:
             self._shown = time.monotonic()
-            self.show(f"{self.name}: {duration(time.monotonic() - self._started)}, {self._last_line}")
+            self.show.still(self.name, time.monotonic() - self._started, self._last_line)
 
     def _kill_all(self) -> None:
         """Kill the group, and the ranks: torchrun gives each a session of its own, where no signal of ours arrives."""
@@ -183,11 +184,3 @@ def _processes(attempt: Path) -> list[psutil.Process]:
     """Launchers, ranks and data workers of an attempt on this machine: all have its job file on their command line."""
     named = {MODULE, str(attempt.resolve() / JOB_FILE)}
     return [process for process in psutil.process_iter(["cmdline"]) if named <= set(process.info["cmdline"] or ())]
-
-
-def duration(seconds: float) -> str:
-    """A length of time for a person: ``4.2 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -18,23 +18,23 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pipeline import provenance
 from pipeline.errors import EXIT_INTERRUPTED, EXIT_KILLED, PipelineError
 from pipeline.plan import Plan, PlannedStage
-from pipeline.programs import program
+from pipeline.request import SOURCES
 from pipeline.store import Attempt, Entry
 from pipeline.tail import Tail
+from pipeline.tracking_place import database_file
+from pipeline.urls import without_credentials
 from stages import load_stage
 from stages.artifacts import ReportArtifact
+from stages.masking import VOCABULARY_NAMES, environment_secrets, mask_text, masked
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 
 _FLUSH_SECONDS = 3.0
 _CLOSE_SECONDS = 60.0
@@ -44,18 +44,6 @@ _PARAMS_PER_BATCH = 100
 _VALUE_LENGTH = 6000
 
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-
-
-def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, or a database below the current directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-
-
-def ui_command(uri: str) -> str:
-    """What a person types to look at the runs in ``uri``."""
-    if uri.startswith(("http://", "https://")):
-        return f"open {uri}"
-    return f"{program('pipeline')} ui"
 
 
 class Tracker:
@@ -86,7 +74,8 @@ class Tracker:
         self._queue.put(None)
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._warn(f"MLflow at {self.uri} has not answered for {_CLOSE_SECONDS:.0f} s; the rest is not tracked")
+            server = without_credentials(self.uri)
+            self._warn(f"MLflow at {server} has not answered for {_CLOSE_SECONDS:.0f} s; the rest is not tracked")
 
     def stage_cached(self, stage: PlannedStage, entry: Entry) -> None:
         """A stage was up to date: its final numbers belong to the parent run."""
@@ -132,7 +121,8 @@ class Tracker:
         except Exception as error:
             # Whatever a tracking server does must not cost a training run; the user is told once.
             cause = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self._warn(f"MLflow tracking at {self.uri} stopped, the run goes on without it: {cause}")
+            message = f"MLflow tracking at {without_credentials(self.uri)} stopped, the run goes on without it: {cause}"
+            self._warn(mask_text(message, environment_secrets()))
             while self._queue.get():
                 continue
 
@@ -153,6 +143,11 @@ class _Session:
         if found is None:
             tags = {"plan_key": plan_key, **_machine_tags()}
             found = self._client.create_run(self._experiment, run_name=plan.recipe.name, tags=tags)
+            # Of all stages, so that whole runs can be compared by what they differ in. The key of the plan, by which a
+            # run is found again, changes with any of them.
+            given = {stage.name: stage.ingredients.get("params") for stage in plan.stages}
+            own = {name: value for name, value in given.items() if value and not name.startswith(SOURCES)}
+            self._log_parameters(found.info.run_id, own)
         self.parent: str = found.info.run_id
         self._client.update_run(self.parent, status="RUNNING")
         self._children: dict[str, str] = {}
@@ -223,7 +218,7 @@ class _Session:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return found.experiment_id
-        database = _database_file(uri)
+        database = database_file(uri)
         location = None if database is None else str(database.parent / "artifacts" / name)
         return self._client.create_experiment(name, artifact_location=location)
 
@@ -243,7 +238,8 @@ class _Session:
     def _log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        flat = [Param(_name(name), str(value)[:_VALUE_LENGTH]) for name, value in _flatten(parameters)]
+        shown = masked(parameters, environment_secrets(), VOCABULARY_NAMES)
+        flat = [Param(_name(name), str(value)[:_VALUE_LENGTH]) for name, value in _flatten(shown)]
         for start in range(0, len(flat), _PARAMS_PER_BATCH):
             self._client.log_batch(run, params=flat[start : start + _PARAMS_PER_BATCH])
 
@@ -255,21 +251,18 @@ def _connect(uri: str) -> Any:
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    database = _database_file(uri)
+    database = database_file(uri)
     if database is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
     return MlflowClient(uri)
 
 
-def _database_file(uri: str) -> Path | None:
-    """The file behind an sqlite URI; None for a server, which decides itself where artifacts go."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
 @functools.cache
 def _machine_tags() -> dict[str, str]:
     commit, dirty = provenance.git_state()
-    return {"host": socket.gethostname(), "git_commit": str(commit), "git_dirty": str(dirty)}
+    job = os.environ.get("SLURM_JOB_ID")
+    tags = {"host": socket.gethostname(), "git_commit": str(commit), "git_dirty": str(dirty)}
+    return tags if job is None else tags | {"slurm_job_id": job}
 
 
 def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from stages.artifacts import DocumentsArtifact, EvaluationArtifact, ModelArtifact
 from stages.evaluation.cards import CardOptions
+from stages.evaluation.ensembles.options import EnsembleOptions
+from stages.evaluation.exact_bytes.bits import ExactBytesOptions
+from stages.evaluation.exact_bytes.next_byte import NextByteOptions
 from stages.evaluation.generations import GenerationOptions
+from stages.evaluation.harness.options import LmEvalOptions, missing_package
 from stages.evaluation.overlap_options import OverlapOptions
 from stages.evaluation.robustness.options import InvarianceOptions, NoiseOptions, PromptBoundaryOptions
 from stages.evaluation.sections import TEACHER
@@ -23,14 +27,22 @@ if TYPE_CHECKING:
 SECTIONS: Mapping[str, str] = {
     "generation": "stages.evaluation.generations:sections",
     "suites": "stages.evaluation.suites.section:sections",
+    "next_byte": "stages.evaluation.exact_bytes.next_byte:sections",
+    "exact_bytes": "stages.evaluation.exact_bytes.bits:sections",
     "card": "stages.evaluation.cards:sections",
     "traps": "stages.evaluation.suites.traps:sections",
     "prompt_boundary": "stages.evaluation.robustness.prompt_boundary:sections",
     "invariance": "stages.evaluation.robustness.invariance:sections",
     "noise": "stages.evaluation.robustness.noise:sections",
+    "lm_eval": "stages.evaluation.harness.section:sections",
+    "ensembles": "stages.evaluation.ensembles.section:sections",
 }
 """Option of ``evaluate`` -> what makes its sections (``stages.evaluation.sections.Sections``), in the report's order.
 An option that is None adds none. Retention comes before them, of whatever text and conversations there are."""
+
+
+EnsembleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+"""A row and a part of file names."""
 
 
 class EvaluateConfig(StageConfig):
@@ -51,6 +63,10 @@ class EvaluateConfig(StageConfig):
     continuation."""
     suites: SuitesOptions | None = None
     """Generated questions that tell tokenizers apart: a list of suites, or each with its options."""
+    next_byte: NextByteOptions | None = None
+    """How far every model's next-byte distribution is from the teacher's, inside words too: ``next_byte: {}``."""
+    exact_bytes: ExactBytesOptions | None = None
+    """Bits per byte over all encodings of the held-out text's last bytes, beside its own: ``exact_bytes: {}``."""
     card: CardOptions | None = None
     """The models' tokenizers on the held-out text, and what a byte costs each model: ``card: {}``."""
     traps: TrapsOptions | None = None
@@ -61,6 +77,10 @@ class EvaluateConfig(StageConfig):
     """How much a model minds in which tokens a text reaches it: ``invariance: {}``."""
     noise: NoiseOptions | None = None
     """How a model bears misspelled text: ``noise: {}``."""
+    lm_eval: LmEvalOptions | None = None
+    """Tasks of lm-evaluation-harness, your own or those whose data are here: ``lm_eval: {tasks: [arc_easy]}``."""
+    ensembles: Mapping[EnsembleName, EnsembleOptions] | None = Field(None, min_length=1)
+    """More rows: several models as one, ``{both: {members: [distill, control]}}``."""
     overlap: OverlapOptions | None = None
     """Look for the held-out text in the training text of ``data.train``: ``report`` what is found, ``exclude``
     overlapping documents from the evaluation, or ``refuse`` to evaluate."""
@@ -75,17 +95,22 @@ class EvaluateConfig(StageConfig):
     def upstream_problems(
         self, upstream: Mapping[str, Mapping[str, StageConfig]]
     ) -> Sequence[tuple[tuple[str | int, ...], str]]:
-        """``initial`` and ``control`` are among the models that are compared."""
-        return [((option,), problem) for option, problem in self.unknown_rows(upstream.get("models", {})).items()]
+        """``initial``, ``control`` and the members of ensembles are among the models that are compared, and lm-eval is
+        there if it is wanted."""
+        problems = list(self.unknown_rows(upstream.get("models", {})))
+        missing = missing_package() if self.lm_eval is not None else None
+        return [*problems, (("lm_eval",), missing)] if missing else problems
 
-    def unknown_rows(self, models: Collection[str]) -> dict[str, str]:
-        """Options that name a model which is not among ``models``, and what to say of each."""
-        named = {"initial": self.initial, "control": self.control}
-        return {
-            option: f"{name!r} is not among the models under needs: {', '.join(models)}"
-            for option, name in named.items()
-            if name is not None and name not in models
-        }
+    def unknown_rows(self, models: Collection[str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Places in these options that name a model which is not among ``models``, and what to say of each."""
+        for option, name in {"initial": self.initial, "control": self.control}.items():
+            if name is not None and name not in models:
+                yield (option,), f"{name!r} is not among the models under needs: {', '.join(models)}"
+        for name, options in (self.ensembles or {}).items():
+            if name in {TEACHER, *models}:
+                yield ("ensembles", name), f"{name!r} is the row of a model; give the ensemble another name"
+            for place, problem in options.unknown([TEACHER, *models]):
+                yield ("ensembles", name, *place), problem
 
 
 class Evaluate:
@@ -136,8 +161,8 @@ def _check_names(
     config: EvaluateConfig, models: Mapping[str, Path], documents: Sequence[Document | Conversation]
 ) -> None:
     """Refuse names that would silently leave out a column or mislabel one."""
-    for option, problem in config.unknown_rows(models).items():
-        raise StageError(f"{option}: {problem}")
+    for place, problem in config.unknown_rows(models):
+        raise StageError(f"{'.'.join(map(str, place))}: {problem}")
     domains = dict.fromkeys(document.domain for document in documents)
     unknown = [domain for domain in config.trained_domains if domain not in domains]
     if unknown:

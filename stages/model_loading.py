@@ -35,7 +35,7 @@ def load_causal_lm(directory: Path, **options: Any) -> PreTrainedModel:
     Raises:
         StageError: it says that its input embedding is expanded, but its code is not ours.
     """
-    return _model_class(directory).from_pretrained(directory, **options)
+    return _model_class(directory).from_pretrained(directory, trust_remote_code=False, **options)
 
 
 def empty_causal_lm(directory: Path) -> PreTrainedModel:
@@ -47,7 +47,8 @@ def empty_causal_lm(directory: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoConfig
 
-    config, model_class = AutoConfig.from_pretrained(directory), _model_class(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    model_class = _model_class(directory)
     with torch.device("meta"):
         return getattr(model_class, "from_config", model_class)(config)
 

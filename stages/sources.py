@@ -37,9 +37,11 @@ class TokenizerSpec(StageConfig):
     normalization: Literal["nfc"] | None = None
     """For a tiktoken rank file: the Unicode normal form that its encoder brings text to, if any."""
     bos: str | None = None
-    """Begin-of-text token, if the file names none or another is wanted; likewise ``eos`` and ``pad``."""
+    """Begin-of-text token, if the file names none or another is wanted."""
     eos: str | None = None
+    """End-of-text token, likewise."""
     pad: str | None = None
+    """Padding token, likewise."""
     trust_remote_code: Switch = None
     """Run the Python code that comes with the tokenizer, once, to make a plain tokenizer of it."""
     bytes: Switch = None

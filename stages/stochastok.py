@@ -6,6 +6,7 @@ from typing import Literal
 
 from stages.artifacts import DocumentsArtifact, ModelArtifact
 from stages.objectives import CrossEntropyOptions, LossEntry
+from stages.objectives.token_selection import SelectedCrossEntropyOptions
 from stages.stage import Input, StageContext
 from stages.training.config import TrainingConfig
 from stages.training.split_options import SplitOptions
@@ -17,9 +18,20 @@ class StochasTokConfig(SplitOptions, TrainingConfig):
     train_on: Literal["assistant", "all", "last"] = "assistant"
     """Of conversations, the messages to learn from: every assistant turn, every message, or the last assistant turn."""
 
+    token_selection: SelectedCrossEntropyOptions | None = None
+    """Learn only the tokens on which the model has improved most over the one that the stage started from, which reads
+    the text without splits; default: all tokens."""
+
     @property
     def splits(self) -> SplitOptions:
         return self
+
+    @property
+    def losses(self) -> tuple[LossEntry, ...]:
+        """The one term of the loss."""
+        if self.token_selection is not None:
+            return (LossEntry(selected_cross_entropy=self.token_selection),)
+        return (LossEntry(cross_entropy=CrossEntropyOptions()),)
 
 
 class StochasTok:
@@ -41,9 +53,10 @@ class StochasTok:
     def run(self, ctx: StageContext) -> None:
         from stages.training.aligner import DocumentAligner
         from stages.training.run import train_student
-        from stages.training.teaching import splits_of
+        from stages.training.teaching import history_of, splits_of
 
         config: StochasTokConfig = ctx.config
         student = ctx.input("student")
         aligner = DocumentAligner(student, student, config.window_tokens, config.train_on, splits=splits_of(ctx))
-        train_student(ctx, config, (LossEntry(cross_entropy=CrossEntropyOptions()),), aligner)
+        teachings = [] if config.token_selection is None else [history_of(ctx)]
+        train_student(ctx, config, config.losses, aligner, teachings=teachings)

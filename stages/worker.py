@@ -20,9 +20,11 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from stages.masking import MaskedStream, environment_secrets, mask_text
 from stages.ranks import Place, RankRecord, find_place, redirect_output
 from stages.stage import MetricsWriter, StageConfig, StageContext, StageError, StageInterrupted
 from stages.stop_request import StopRequest
@@ -166,6 +168,7 @@ def _record_outcome(job: Mapping[str, Any], place: Place, state: str, message: s
     ``explained`` says that the message is meant for the user, so it is no consequence of another rank's death.
     """
     path = Path(job["attempt"]) / "outcome.json"
+    message = mask_text(message, environment_secrets())
     outcome = json.dumps({"state": state, "message": message, "rank": place.rank, "explained": explained})
     try:
         _write_new(path, outcome)
@@ -193,7 +196,9 @@ def main() -> int:
     place = find_place(os.environ, job["resources"].get("launcher"), arguments.local_rank)
     redirect_output(Path(job["attempt"]), place.rank)
     faulthandler.enable()
-    return run_job(arguments.job, arguments.local_rank)
+    secrets = environment_secrets()
+    with redirect_stdout(MaskedStream(sys.stdout, secrets)), redirect_stderr(MaskedStream(sys.stderr, secrets)):
+        return run_job(arguments.job, arguments.local_rank)
 
 
 if __name__ == "__main__":

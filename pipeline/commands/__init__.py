@@ -6,6 +6,7 @@ time to import is imported inside ``execute``, so that ``pipeline --help`` answe
 """
 
 COMMANDS: dict[str, str] = {
+    "init": "pipeline.commands.init",
     "run": "pipeline.commands.run",
     "resume": "pipeline.commands.resume",
     "plan": "pipeline.commands.plan",
@@ -21,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "slurm": "pipeline.commands.slurm",
     "show": "pipeline.commands.show",
     "ls": "pipeline.commands.ls",
+    "export": "pipeline.commands.export",
     "clean": "pipeline.commands.clean",
     "unlock": "pipeline.commands.unlock",
     "env": "pipeline.commands.env",

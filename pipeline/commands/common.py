@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.display import MODES
 from pipeline.programs import program
 
 if TYPE_CHECKING:
@@ -67,6 +68,19 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force-all", action="store_true", help="run every selected stage even if up to date")
 
 
+def add_view(parser: argparse.ArgumentParser) -> None:
+    """``--progress`` and ``--verbose``: what ``open_view`` reads."""
+    parser.add_argument(
+        "--progress",
+        choices=MODES,
+        default="auto",
+        help="live: a picture of the run; plain: lines; quiet: warnings alone (auto: live on a terminal, else plain)",
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show also what libraries print; the logs have it in any case"
+    )
+
+
 def request(arguments: argparse.Namespace) -> Request:
     """What the arguments of ``add_selection`` ask for."""
     from pipeline.request import Request
@@ -102,8 +116,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 def show_plan(plan: Plan, expected: Mapping[str, Estimate]) -> None:
     """Print the table of ``plan``, how long all of it may take, and what of its recipe nothing reads."""
+    from pipeline.display import duration
     from pipeline.render import plan_table, print_table
-    from pipeline.supervise import duration
 
     print_table(plan_table(plan, expected), sys.stdout)
     for section in plan.recipe.unused:

@@ -8,7 +8,15 @@ import time
 from dataclasses import replace
 
 from pipeline.commands import plan as plan_command
-from pipeline.commands.common import add_recipe, add_selection, command_line, make_plan, request, show_plan
+from pipeline.commands.common import (
+    add_recipe,
+    add_selection,
+    add_view,
+    command_line,
+    make_plan,
+    request,
+    show_plan,
+)
 from pipeline.errors import EXIT_OK
 
 SUMMARY = "bring a recipe up to date: skip, resume or run each stage"
@@ -29,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-going", action="store_true", help="when a stage fails, go on with those that do not need it"
     )
+    add_view(parser)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
@@ -38,8 +47,10 @@ def execute(arguments: argparse.Namespace) -> int:
         return plan_command.execute(argparse.Namespace(**vars(arguments), json=False, check=False))
     from pipeline import runner
     from pipeline.estimates import check_room, estimates
+    from pipeline.live import open_view
     from pipeline.render import run_summary
-    from pipeline.tracking import Tracker, tracking_uri, ui_command
+    from pipeline.tracking import Tracker
+    from pipeline.tracking_place import tracking_uri, ui_command
 
     plan = make_plan(arguments)
     expected = estimates(plan)
@@ -48,11 +59,13 @@ def execute(arguments: argparse.Namespace) -> int:
     uri = tracking_uri()
     started = time.monotonic()
     tracker = Tracker(plan, uri=uri, warn=lambda line: print(line, file=sys.stderr)) if plan.pending else None
-    show = _show_line if plan.pending else _show_nothing
+    # When nothing runs, the plan has said everything.
+    mode = arguments.progress if plan.pending else "quiet"
     again = command_line("run", arguments, _options(arguments))
-    result = runner.execute(
-        plan, tracker=tracker, out=show, command=again, jobs=arguments.jobs, keep_going=arguments.keep_going
-    )
+    with open_view(mode, plan, expected, verbose=arguments.verbose, file=sys.stdout) as view:
+        result = runner.execute(
+            plan, tracker=tracker, display=view, command=again, jobs=arguments.jobs, keep_going=arguments.keep_going
+        )
     if plan.pending:
         made = sum(not stage.cached for stage in result.stages)
         print(f"{made} of {len(result.stages)} stages were run in {time.monotonic() - started:.0f} s")
@@ -76,11 +89,3 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1, not {value}")
     return value
-
-
-def _show_line(line: str) -> None:
-    print(line, flush=True)
-
-
-def _show_nothing(line: str) -> None:
-    """When nothing runs, the plan has said everything."""

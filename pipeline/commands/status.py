@@ -6,7 +6,7 @@ import argparse
 
 from pipeline.commands.common import add_json, add_runs
 
-SUMMARY = "show what there is of a run, or of all runs"
+SUMMARY = "show what there is of each stage of a run, or how far all runs are"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Print the state of every stage."""
+    """Print the state of every stage, or of every run."""
     from pipeline.status import show_status
 
     return show_status(arguments)

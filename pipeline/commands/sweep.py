@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import add_recipe, command_line
+from pipeline.commands.common import add_recipe, add_view, command_line
 from pipeline.commands.run import positive
 from pipeline.errors import EXIT_OK, StageFailed
 
@@ -27,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="as for `run`, within each run")
     parser.add_argument("--keep-going", action="store_true", help="when a run fails, go on with the next")
+    add_view(parser)
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
@@ -70,9 +71,13 @@ def _show(plans: list[Plan]) -> None:
 def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     from pipeline import runner
     from pipeline.estimates import check_room, estimates
-    from pipeline.tracking import Tracker, tracking_uri
+    from pipeline.live import open_view
+    from pipeline.tracking import Tracker
+    from pipeline.tracking_place import tracking_uri
 
-    check_room(plan, estimates(plan))
+    expected = estimates(plan)
+    check_room(plan, expected)
     tracker = Tracker(plan, uri=tracking_uri(), warn=lambda line: print(line, file=sys.stderr))
     again = command_line("sweep", arguments, ["--keep-going"] if arguments.keep_going else [])
-    runner.execute(plan, tracker=tracker, out=lambda line: print(line, flush=True), command=again, jobs=arguments.jobs)
+    with open_view(arguments.progress, plan, expected, verbose=arguments.verbose, file=sys.stdout) as view:
+        runner.execute(plan, tracker=tracker, display=view, command=again, jobs=arguments.jobs)

@@ -9,6 +9,8 @@ import sys
 
 from pipeline.errors import EXIT_OK, PipelineError
 
+_STORE = "MLFLOW_BACKEND_STORE_URI"
+
 SUMMARY = "start MLflow's pages on the metrics of these runs"
 
 
@@ -20,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Become the server, or say where the one is that keeps the metrics."""
-    from pipeline.tracking import tracking_uri
+    from pipeline.tracking_place import tracking_uri
     from pipeline.urls import without_credentials
 
     uri = tracking_uri()
@@ -28,12 +30,15 @@ def execute(arguments: argparse.Namespace) -> int:
         print(f"the metrics are on a server; open {without_credentials(uri)}")
         return EXIT_OK
     # Loopback only: whoever reaches the port can read and delete every run.
-    options = ["--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(arguments.port)]
-    command = [sys.executable, "-m", "mlflow", "ui", *options]
-    # Without it the server starts seven more processes for jobs that we do not have.
-    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(arguments.port)]
+    # Without the first the server starts seven more processes for jobs that we do not have. The second is no argument
+    # because everyone on the machine sees arguments, and the address of a database may hold a password.
+    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", _STORE: uri}
     if arguments.print:
-        print(*(f"{name}={value}" for name, value in variables.items()), shlex.join(command))
+        shown = {name: shlex.quote(value) for name, value in variables.items()}
+        if without_credentials(uri) != uri:
+            shown[_STORE] = '"$MLFLOW_TRACKING_URI"'
+        print(*(f"{name}={value}" for name, value in shown.items()), shlex.join(command))
         return EXIT_OK
     database = uri.removeprefix("sqlite:///")
     if uri.startswith("sqlite:///") and not os.path.exists(database):

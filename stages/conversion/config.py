@@ -25,7 +25,8 @@ def write_config(source: Path, directory: Path) -> int | None:
         ConversionError: the source has no configuration.
     """
     if source.suffix == ".gguf" and source.is_file():
-        AutoConfig.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(directory)
+        config = AutoConfig.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
+        config.save_pretrained(directory)
     elif (source / "config.json").is_file():
         shutil.copyfile(source / "config.json", directory / "config.json")
     else:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 import shutil
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from stages.artifacts import ArtifactError
 from stages.conversion.custom_code import refuse_model_code
 from stages.conversion.errors import ConversionError
 from stages.conversion.gguf import model_from_gguf
 from stages.model_loading import load_causal_lm, modeling_file
+from stages.shard_index import shard_names
 
 SHARD_INDEX = "model.safetensors.index.json"
 CONFIG_FILES = ("config.json", "generation_config.json")
-PICKLED_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLED_FILE = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
 
 
 def write_model(source: Path, directory: Path) -> None:
     """Write the model of ``source`` into ``directory``.
 
     Safetensors files are copied byte for byte: a link would let a later edit of the source change what was
-    published. GGUF and pickled weights are loaded, checked and saved in bfloat16 and their own dtype.
+    published. GGUF and pickled weights are loaded, checked and saved in bfloat16 and their own dtype. Of a pickle
+    tensors alone are read (torch's ``weights_only``), so that nothing in it can be run.
 
     Args:
         source: a Hugging Face model directory or a ``*.gguf`` file.
@@ -49,8 +53,8 @@ def write_model(source: Path, directory: Path) -> None:
                 shutil.copyfile(source / name, directory / name)
         if code is not None:
             shutil.copyfile(code, directory / code.name)
-    elif any((source / name).is_file() for name in PICKLED_FILES):
-        _save(source, load_causal_lm(source), directory)
+    elif (source / PICKLED_FILE).is_file() or _indexed(source / PICKLED_INDEX):
+        _save(source, _from_pickle(source), directory)
     else:
         found = ", ".join(sorted(path.name for path in source.iterdir() if path.is_file()))
         raise ConversionError(f"{source}: no model.safetensors, {SHARD_INDEX} or pytorch_model.bin among {found}")
@@ -63,7 +67,7 @@ def embedding_rows(directory: Path) -> int:
         ConversionError: the config names no causal language model that transformers knows.
     """
     try:
-        config = AutoConfig.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (KeyError, OSError, ValueError) as error:
@@ -75,14 +79,27 @@ def _shards(source: Path) -> list[str]:
     """Names of the safetensors files (with their index) that transformers would load; empty if there are none."""
     if (source / "model.safetensors").is_file():
         return ["model.safetensors"]
-    index = source / SHARD_INDEX
-    if not index.is_file():
-        return []
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    missing = [name for name in shards if not (source / name).is_file()]
-    if missing:
-        raise ConversionError(f"{index}: names files that are missing: {', '.join(missing)}")
-    return [SHARD_INDEX, *shards]
+    shards = _indexed(source / SHARD_INDEX)
+    return [SHARD_INDEX, *shards] if shards else []
+
+
+def _indexed(index: Path) -> list[str]:
+    """The weight files that an index names; empty if there is no index."""
+    try:
+        return shard_names(index) if index.is_file() else []
+    except ArtifactError as error:
+        raise ConversionError(str(error)) from None
+
+
+def _from_pickle(source: Path) -> torch.nn.Module:
+    try:
+        return load_causal_lm(source, weights_only=True, use_safetensors=False)
+    except pickle.UnpicklingError:
+        # torch's own message recommends to load it all the same
+        raise ConversionError(
+            f"{source}: its pickled weights are damaged, or hold more than tensors, which may be any program: nothing "
+            "of it was run. Take a copy of the model with safetensors"
+        ) from None
 
 
 def _save(source: Path, model: torch.nn.Module, directory: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from alignment.byte_view import ByteView, InexactEncoding
 from stages.evaluation.agreement import ScoredTokens, window_agreement
+from stages.evaluation.core import Request
 from stages.evaluation.scoring import ModelScores
 from stages.evaluation.statistics import DocumentScore
 from stages.evaluation.windows import Document, Window, cut, shared_ends, window
@@ -37,6 +38,20 @@ class Comparison:
     documents: Sequence[Document]
     rows: Mapping[str, Row]
     left_out: Mapping[str, str]
+
+    @property
+    def spans(self) -> Sequence[Window]:
+        """The windows as one of the models has them: their documents and bytes are the same for all."""
+        return next(iter(self.rows.values())).windows
+
+    def requests(self) -> list[Request]:
+        """The windows in text, for scorers that are none of tokens."""
+        found = []
+        for span in self.spans:
+            data = self.documents[span.document].text.encode()
+            context, end = span.context_begin, int(span.ends[-1])
+            found.append(Request(data[context : span.begin].decode(), data[span.begin : end].decode()))
+        return found
 
 
 def prepare(views: Mapping[str, ByteView], documents: Sequence[Document], window_bytes: int) -> Comparison:

@@ -10,10 +10,10 @@ import numpy as np
 
 from stages.evaluation import retention_tables
 from stages.evaluation.comparison import Comparison, Row, document_scores, prepare, with_agreement
-from stages.evaluation.core import Ability, Request, Watch
+from stages.evaluation.core import Ability, Watch
 from stages.evaluation.preflight import lost_domains
 from stages.evaluation.report import build_report, flat_metrics, to_data
-from stages.evaluation.scoring import ModelScores, score_windows
+from stages.evaluation.scoring import ModelScores, RowScorer, score_windows
 from stages.evaluation.sections import TEACHER, SectionContext, SectionReport, Skipped, Subject
 from stages.evaluation.statistics import DocumentScore
 from stages.evaluation.windows import Document
@@ -40,27 +40,25 @@ class Retention:
         Raises:
             StageError: a window is longer than the model's context, or it gives no log-probabilities.
         """
-        if subject.model is None:
+        if subject.model is not None:
+            row = self._comparison.rows[subject.name]
+            scores = score_windows(
+                subject.model,
+                row.windows,
+                prefix_ids=row.view.prefix_ids,
+                vocab_size=row.view.vocab_size,
+                batch_tokens=self._context.batch_tokens,
+                on_batch=watch,
+            )
+        elif isinstance(subject.scorer, RowScorer):
+            scores = subject.scorer.score_rows(self._comparison.rows[subject.name].windows, watch)
+        else:
             return self._score_by_requests(subject, watch)
-        row = self._comparison.rows[subject.name]
-        scores = score_windows(
-            subject.model,
-            row.windows,
-            prefix_ids=row.view.prefix_ids,
-            vocab_size=row.view.vocab_size,
-            batch_tokens=self._context.batch_tokens,
-            on_batch=watch,
-        )
         return {"logp": _packed(scores.logp), "greedy": _packed(scores.greedy)}
 
     def _score_by_requests(self, subject: Subject, watch: Watch) -> dict[str, Any]:
-        spans = next(iter(self._comparison.rows.values())).windows
-        requests = []
-        for span in spans:
-            data = self._comparison.documents[span.document].text.encode()
-            context, end = span.context_begin, int(span.ends[-1])
-            requests.append(Request(data[context : span.begin].decode(), data[span.begin : end].decode()))
-        scores = subject.scorer.score(requests, watch)
+        spans = self._comparison.spans
+        scores = subject.scorer.score(self._comparison.requests(), watch)
         problems = [score.problem for score in scores if score.problem is not None]
         if problems:
             raise StageError(f"{len(problems)} of {len(scores)} windows have no score: the first {problems[0]}")

@@ -11,9 +11,9 @@ import importlib.metadata
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from stages.artifacts import write_json
 from stages.evaluation import page
 from stages.evaluation.conversations import Conversations
 from stages.evaluation.core import ABILITIES, Watch
+from stages.evaluation.ensembles.contestant import EnsembleContestant, shared_views
+from stages.evaluation.ensembles.options import EnsembleOptions
 from stages.evaluation.preflight import Preflight, changed_documents, examine
 from stages.evaluation.retention import Retention
 from stages.evaluation.scoring import load_model
@@ -85,7 +87,8 @@ def evaluate(
     *,
     first: Sequence[SectionReport] = (),
 ) -> None:
-    """Write the report of all models of ``paths`` (row name -> directory, the teacher's first) into ``ctx.out``.
+    """Write the report of all models of ``paths`` (row name -> directory, the teacher's first) and of the ensembles
+    into ``ctx.out``.
 
     Args:
         makers: "module:function" of ``Sections`` -> the value of its option.
@@ -96,14 +99,15 @@ def evaluate(
         StageInterrupted: asked to stop.
     """
     context = _context(ctx, paths, documents, conversations)
-    sections = _sections(ctx.config.window_bytes, documents, context, makers)
+    sections = _sections(documents, context, makers)
     preflights: dict[str, Preflight] = {}
     results: dict[str, dict[str, Any]] = {section.name: {} for section in sections}
     skipped: dict[str, list[Skipped]] = {section.name: [] for section in sections}
-    for number, row in enumerate(paths, start=1):
-        label = f"{row} {number}/{len(paths)}"
+    contestants = _contestants(paths, ctx.config.ensembles, context)
+    for number, (row, contestant) in enumerate(contestants.items(), start=1):
+        label = f"{row} {number}/{len(contestants)}"
         # Not bound to a name: the model must be gone before the next one is loaded.
-        preflights[row], answers = _ask_all(ctx, sections, Contestant(row, paths[row], context), documents, label)
+        preflights[row], answers = _ask_all(ctx, sections, contestant(), documents, label)
         for section, answer in zip(sections, answers, strict=True):
             if "skipped" in answer:
                 skipped[section.name].append(Skipped(section.name, answer["skipped"], row))
@@ -122,6 +126,21 @@ def evaluate(
     _write(ctx, paths, reports, preflights)
 
 
+def _contestants(
+    paths: Mapping[str, Path], ensembles: Mapping[str, EnsembleOptions] | None, context: SectionContext
+) -> dict[str, Callable[[], Contestant | EnsembleContestant]]:
+    """Row name -> what makes its contestant, which loads nothing yet."""
+
+    def of_members(name: str, options: EnsembleOptions) -> EnsembleContestant:
+        members = [Contestant(row, paths[row], context) for row in options.rows]
+        return EnsembleContestant(name, options, members, context)
+
+    return {
+        **{row: partial(Contestant, row, path, context) for row, path in paths.items()},
+        **{name: partial(of_members, name, options) for name, options in (ensembles or {}).items()},
+    }
+
+
 def _context(
     ctx: StageContext,
     paths: Mapping[str, Path],
@@ -129,6 +148,7 @@ def _context(
     conversations: Sequence[Conversation],
 ) -> SectionContext:
     views = {row: ByteView.from_tokenizer(path) for row, path in paths.items()}
+    views |= shared_views(ctx.config.ensembles or {}, views)
     # Models that share a tokenizer share what it changes.
     distinct = {view.fingerprint: view for view in views.values()}
     changed = {fingerprint: changed_documents(view, documents) for fingerprint, view in distinct.items()}
@@ -142,13 +162,12 @@ def _context(
         conversations=conversations,
         batch_tokens=ctx.config.batch_tokens,
         cache=ctx.cache,
+        window_bytes=ctx.config.window_bytes,
     )
 
 
-def _sections(
-    window_bytes: int, documents: Sequence[Document], context: SectionContext, makers: Mapping[str, Any]
-) -> list[Section]:
-    found: list[Section] = [Retention(documents, context, window_bytes)] if documents else []
+def _sections(documents: Sequence[Document], context: SectionContext, makers: Mapping[str, Any]) -> list[Section]:
+    found: list[Section] = [Retention(documents, context, context.window_bytes)] if documents else []
     if context.conversations:
         found.append(Conversations(context.conversations, context))
     for target, options in makers.items():
@@ -162,7 +181,11 @@ def _sections(
 
 
 def _ask_all(
-    ctx: StageContext, sections: Sequence[Section], model: Contestant, documents: Sequence[Document], label: str
+    ctx: StageContext,
+    sections: Sequence[Section],
+    model: Contestant | EnsembleContestant,
+    documents: Sequence[Document],
+    label: str,
 ) -> tuple[Preflight, list[dict[str, Any]]]:
     """The preflight and what every section has of one model, made or read from what an earlier attempt kept."""
     kept = {section.name: ctx.work / f"{section.name}-{model.name}.json" for section in sections}
@@ -185,7 +208,9 @@ def _ask_all(
     return preflight, answers
 
 
-def _ask(section: Section, model: Contestant, preflight: Preflight, watch: Watch) -> dict[str, Any]:
+def _ask(
+    section: Section, model: Contestant | EnsembleContestant, preflight: Preflight, watch: Watch
+) -> dict[str, Any]:
     """``{"result": what the section has of the model}``, or ``{"skipped": why it has nothing}``."""
     denied = preflight.denied(getattr(section, "relies_on", ABILITIES))
     if denied is not None:
@@ -238,7 +263,7 @@ def _write(
 ) -> None:
     content = {
         "schema_version": SCHEMA_VERSION,
-        "title": f"Evaluation of {', '.join(paths)}",
+        "title": f"Evaluation of {', '.join(preflights)}",
         "sections": [report.to_json() for report in reports],
         "curves": read_training(paths),
         "settings": ctx.config.model_dump(mode="json", exclude={"batch_tokens"}, exclude_none=True),
@@ -252,6 +277,10 @@ def _write(
     metrics = {f"{report.name}.{name}": value for report in reports for name, value in report.metrics.items()}
     write_json(ctx.out / "metrics.json", metrics)
     for report in reports:
+        for name, text in report.files.items():
+            file = ctx.out / report.name / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
         for line in report.warnings:
             ctx.progress(f"evaluate: WARNING: {line}")
         if report.skipped:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,14 @@ class TokenRow(Protocol):
 
     ids: np.ndarray
     first_scored: int
+
+
+@runtime_checkable
+class RowScorer(Protocol):
+    """Several models as one that share a tokenizer, so that they can be asked for tokens."""
+
+    def score_rows(self, rows: Sequence[TokenRow], watch: Callable[[float], None]) -> ModelScores:
+        """All scored tokens of ``rows``, before which stands what the tokenizer adds."""
 
 
 @dataclass(frozen=True)

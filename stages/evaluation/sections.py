@@ -8,7 +8,7 @@ made from the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -136,6 +136,7 @@ class SectionReport:
         metrics: ``<row>.<measure>`` -> value, for MLflow; prefixed by the section's name when they are published.
         warnings: lines for the user.
         data: numbers behind what is shown, for programs; JSON alone, never on the page.
+        files: path -> text, written below a directory of the section's name; ``report.json`` has the paths.
     """
 
     name: str
@@ -151,10 +152,11 @@ class SectionReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain containers, for ``report.json``."""
-        return asdict(self)
+        return asdict(replace(self, files={})) | {"files": list(self.files)}
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class SectionContext:
 
     Attributes:
         paths: row name -> directory of every model, the teacher's first.
-        views: row name -> its tokenizer.
+        views: row name -> its tokenizer; an ensemble of several has none.
         trained_domains: domains of the documents that the students were trained on.
         initial, control: rows that every measure is also given relative to, beside the teacher's, where the recipe
             names them.
@@ -190,6 +192,7 @@ class SectionContext:
         conversations: those of the evaluation data; the other documents are plain text.
         batch_tokens: tokens of one forward pass, padding included.
         cache: a directory for tables that any stage may need again; None for none.
+        window_bytes: most bytes of a window of retention.
     """
 
     paths: Mapping[str, Path]
@@ -201,6 +204,7 @@ class SectionContext:
     conversations: Sequence[Conversation]
     batch_tokens: int
     cache: Path | None
+    window_bytes: int = 1500
 
     def references(self) -> dict[str, str]:
         """What every other row's measures are compared with, keys of ``Table.differences``: role -> row name."""

@@ -6,7 +6,7 @@ Legend: T tokens of a context with its continuation, without special tokens.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,14 +22,20 @@ from stages.evaluation.scoring import States, batches, positions_of, score_windo
 from stages.evaluation.text_start import TextStart
 from stages.generation.sampling import Sampling, continue_rows
 
+Writer = Callable[[Sequence[Sequence[int]], int, StoppingCriteria], list[list[int]]]
+"""Prompts as rows of tokens, the most tokens to write, and what ends a row -> what is written after each row, up to a
+special token or its end; tokens after its end are of no account."""
+
 _GREEDY = Sampling(temperature=0)
 
 
 @dataclass(frozen=True)
-class _Row:
-    """Tokens with the special ones in front; those from ``first_scored`` on spell the continuation."""
+class RequestRow:
+    """Tokens of a request, int32 [T and more], the ``special`` first ones of which are no text; those from
+    ``first_scored`` on spell the continuation."""
 
     ids: np.ndarray
+    special: int
     first_scored: int
 
     @property
@@ -52,6 +58,8 @@ class TokenScorer:
         batch_tokens: tokens of one forward pass, padding included.
         states: what runs the model's body, where that is not a call in this process alone; generation is not routed
             through it.
+        positions: tokens that it may read; None for as many as the model can.
+        write: continues rows of tokens greedily; None for the model itself.
     """
 
     def __init__(
@@ -63,6 +71,8 @@ class TokenScorer:
         *,
         batch_tokens: int,
         states: States | None = None,
+        positions: int | None = None,
+        write: Writer | None = None,
     ) -> None:
         self.name = name
         self._model = model
@@ -70,7 +80,8 @@ class TokenScorer:
         self._start = start
         self._batch_tokens = batch_tokens
         self._states = states
-        self._positions = positions_of(model)
+        self._positions = positions_of(model) if positions is None else positions
+        self._write = write or self._write_alone
 
     def score(self, requests: Sequence[Request], watch: Watch = ignore) -> list[TextScore]:
         """One score a request, in order.
@@ -78,9 +89,8 @@ class TokenScorer:
         Raises:
             StageError: the model's head is not one that we can compute, or its log-probabilities are not finite.
         """
-        encodings = self._encode([context + continuation for context, continuation in requests])
-        found = [self._row(request, encoding) for request, encoding in zip(requests, encodings, strict=True)]
-        rows = [row for row in found if isinstance(row, _Row)]
+        found = self.rows(requests)
+        rows = [row for row in found if isinstance(row, RequestRow)]
         scores = score_windows(
             self._model,
             rows,
@@ -94,7 +104,7 @@ class TokenScorer:
         offset = 0
         for request, row in zip(requests, found, strict=True):
             size = len(request.continuation.encode(errors="surrogatepass"))
-            if not isinstance(row, _Row):
+            if not isinstance(row, RequestRow):
                 results.append(TextScore(float("nan"), size, 0, False, row))
                 continue
             tokens = row.ids[row.scored]
@@ -103,6 +113,11 @@ class TokenScorer:
             nats = -float(scores.logp[here].sum(dtype=np.float64))
             results.append(TextScore(nats, size, len(tokens), bool((scores.greedy[here] == tokens).all())))
         return results
+
+    def rows(self, requests: Sequence[Request]) -> list[RequestRow | Problem]:
+        """Each request as tokens, or why it has no score."""
+        encodings = self._encode([context + continuation for context, continuation in requests])
+        return [self._row(request, encoding) for request, encoding in zip(requests, encodings, strict=True)]
 
     def generate(
         self, prompts: Sequence[str], *, max_bytes: int, stop: Sequence[str] = (), watch: Watch = ignore
@@ -137,7 +152,7 @@ class TokenScorer:
             found[index] = encoding if encoding.exact else None
         return found
 
-    def _row(self, request: Request, encoding: Encoding | None) -> _Row | Problem:
+    def _row(self, request: Request, encoding: Encoding | None) -> RequestRow | Problem:
         if not request.continuation:
             return "empty"
         if encoding is None:
@@ -153,7 +168,7 @@ class TokenScorer:
         if self._positions is not None and len(special) + len(encoding.ids) > self._positions:
             return "too_long"
         ids = np.concatenate([np.array(special, dtype=np.int32), encoding.ids])
-        return _Row(ids, len(special) + context_tokens)
+        return RequestRow(ids, len(special), len(special) + context_tokens)
 
     def _prompt(self, encoding: Encoding | None) -> list[int] | None:
         if encoding is None:
@@ -191,7 +206,11 @@ class TokenScorer:
         ending = _Ending(
             self._view, [text.encode() for text in stop], max_bytes, lambda part: watch(done + share * part), new_tokens
         )
-        written = continue_rows(
+        written = self._write(rows, new_tokens, ending)
+        return [b"".join(self._view.token_bytes(token) or b"" for token in row) for row in written]
+
+    def _write_alone(self, rows: Sequence[Sequence[int]], new_tokens: int, ending: StoppingCriteria) -> list[list[int]]:
+        return continue_rows(
             self._model,
             self._view,
             rows,
@@ -200,7 +219,6 @@ class TokenScorer:
             name=self.name,
             stopping=StoppingCriteriaList([ending]),
         )
-        return [b"".join(self._view.token_bytes(token) or b"" for token in row) for row in written]
 
 
 class _Ending(StoppingCriteria):

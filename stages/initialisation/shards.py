@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from stages.artifacts import ArtifactError, read_json, verify_safetensors, write_json
+from stages.shard_index import shard_names
 from stages.stage import StageError, StageInterrupted
 
 SINGLE_FILE = "model.safetensors"
@@ -83,17 +84,16 @@ def weight_files(model_dir: Path) -> list[Path]:
     """The files that transformers loads the weights from; others of the directory are in somebody else's layout.
 
     Raises:
-        StageError: there are none, or the index names one that is missing.
+        StageError: there are none, or the index names one that is missing or lies elsewhere.
     """
     if (model_dir / SINGLE_FILE).is_file():
         return [model_dir / SINGLE_FILE]
     if not (model_dir / INDEX).is_file():
         raise StageError(f"{model_dir} has no {SINGLE_FILE} and no {INDEX}: save the model with save_pretrained")
-    files = [model_dir / name for name in sorted(set(_read_index(model_dir)["weight_map"].values()))]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise StageError(f"{model_dir} lacks {', '.join(missing)}, which its {INDEX} names: fetch the model again")
-    return files
+    try:
+        return [model_dir / name for name in shard_names(model_dir / INDEX)]
+    except ArtifactError as error:
+        raise StageError(f"{error}. Fetch or save the model again.") from None
 
 
 def read_shard(file: Path) -> Shard:
@@ -158,7 +158,7 @@ def write_model_files(
             raise StageInterrupted
         contents[shard.file.name] = content
     if not (source_dir / SINGLE_FILE).is_file():
-        write_json(out_dir / INDEX, _new_index(_read_index(source_dir), contents))
+        write_json(out_dir / INDEX, _new_index(read_json(source_dir / INDEX), contents))
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,16 +226,6 @@ def _write_shard(
                 if should_stop():
                     raise StageInterrupted
                 file.write(block)
-
-
-def _read_index(model_dir: Path) -> dict[str, Any]:
-    try:
-        index = read_json(model_dir / INDEX)
-    except ArtifactError as error:
-        raise StageError(f"{error}. Fetch or save the model again.") from None
-    if not isinstance(index, dict) or not index.get("weight_map"):
-        raise StageError(f"{model_dir / INDEX} has no `weight_map`. Fetch or save the model again.")
-    return index
 
 
 def _new_index(index: Mapping[str, Any], contents: Mapping[str, Sequence[_Content]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def embedding_size(directory: Path) -> int:
         StageError: there is none that transformers knows.
     """
     try:
-        return AutoConfig.from_pretrained(directory).get_text_config().hidden_size
+        return AutoConfig.from_pretrained(directory, trust_remote_code=False).get_text_config().hidden_size
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise _no_encoder(directory, error) from None
 
@@ -38,9 +39,11 @@ class TextEncoder:
 
     def __init__(self, directory: Path) -> None:
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(directory)
-            self._model = AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            self._tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+            self._model = AutoModel.from_pretrained(
+                directory, dtype=torch.float32, weights_only=True, trust_remote_code=False
+            ).eval()
+        except (OSError, ValueError, KeyError, ImportError, pickle.UnpicklingError) as error:
             raise _no_encoder(directory, error) from None
         self._model.to("cuda" if torch.cuda.is_available() else "cpu")
 

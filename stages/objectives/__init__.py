@@ -17,6 +17,7 @@ from stages.objectives.policy_gradient import PolicyGradientOptions
 from stages.objectives.projected import CdmOptions, MinEdOptions, XTokenOptions
 from stages.objectives.simct import SimCtOptions
 from stages.objectives.sorted_distributions import MultiLevelOtOptions, UldOptions
+from stages.objectives.token_selection import SelectedCrossEntropyOptions
 from stages.objectives.tokens import CrossEntropyOptions
 from stages.stage import StageConfig
 
@@ -65,6 +66,8 @@ class LossEntry(StageConfig):
     """Byte heads, taught by the text and by the teacher's next bytes."""
     likelihood_scoring: LikelihoodScoringOptions | None = None
     """The teacher's next-token distribution, in a vocabulary inside its own."""
+    selected_cross_entropy: SelectedCrossEntropyOptions | None = None
+    """Cross-entropy of the chunks on which the student beats its teacher by most."""
 
     @model_validator(mode="before")
     @classmethod

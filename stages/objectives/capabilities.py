@@ -224,6 +224,15 @@ CAPABILITIES: tuple[Capability, ...] = (
         divergence=True,
         source="arXiv 2512.14954",
     ),
+    Capability(
+        "selected_cross_entropy",
+        "scores",
+        "any",
+        "no distribution: the teacher's log-probabilities choose what of the text is learned",
+        "yes: log-probabilities of the text's tokens",
+        divergence=False,
+        source="arXiv 2510.18250",
+    ),
 )
 
 _BY_NAME = {capability.objective: capability for capability in CAPABILITIES}

@@ -94,6 +94,14 @@ def aligner_of(ctx: StageContext) -> DocumentAligner | TeacherAligners:
     return _aligner(ctx, teacher or ctx.input("student"))
 
 
+def history_of(ctx: StageContext) -> Teaching:
+    """The student as it was before training, as a teacher: one copy of its weights where an adapter or its embeddings
+    alone train, else a second one."""
+    config = ctx.config
+    shared = config.adapter is not None or config.trainable == "embeddings"
+    return Teaching(ctx.input("student"), dtype=config.dtype, is_student=shared)
+
+
 def splits_of(ctx: StageContext) -> RandomSplits | None:
     """How the student's tokens are split; None where they are not."""
     config = ctx.config

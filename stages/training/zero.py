@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig
 
 from stages.artifacts import write_json
+from stages.masking import masked
 from stages.stage import StageContext, StageError
 from stages.training import process_group
 from stages.training.backend import Backend, PlainBackend
@@ -122,7 +123,7 @@ class Zero:
     def _record(self, ctx: StageContext) -> None:
         if self.used and ctx.rank == 0:
             path = ctx.work / RECORD
-            write_json(path, {name: part for name, part in vars(self).items() if part})
+            write_json(path, masked({name: part for name, part in vars(self).items() if part}))
             ctx.progress(f"DeepSpeed's settings, resolved: {path}")
 
 

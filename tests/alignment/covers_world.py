@@ -16,7 +16,8 @@ from alignment.covers import Covers, CoverTree
 from alignment.token_codecs import byte_alphabet
 
 LLAMA_3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -55,7 +56,9 @@ def byte_pair(
         return "".join(part for part, _ in byte_level.pre_tokenize_str(text))
 
     assert set(spell(alphabet)) <= set(byte_alphabet())
-    pairs = [(spell(letter)[:size], spell(letter)[size]) for letter in alphabet for size in range(1, len(spell(letter)))]
+    pairs = [
+        (spell(letter)[:size], spell(letter)[size]) for letter in alphabet for size in range(1, len(spell(letter)))
+    ]
     pairs += [tuple(map(spell, merge.split("+"))) for merge in merges]
     entries = dict.fromkeys([*sorted(set(spell(alphabet))), *(a + b for a, b in pairs), *map(spell, extra)])
     model = models.BPE({entry: token for token, entry in enumerate(entries)}, pairs, ignore_merges=ignore_merges)
@@ -73,7 +76,9 @@ class World:
         no_leading_space: leave out texts that begin with a space, which some tokenizers read like those without.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, alphabet: str, length: int, *, no_leading_space: bool = False) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, alphabet: str, length: int, *, no_leading_space: bool = False
+    ) -> None:
         self.view = ByteView.from_tokenizer(tokenizer)
         self.covers = Covers(tokenizer, self.view)
         self.end = tokenizer.eos_token_id

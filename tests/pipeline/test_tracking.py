@@ -17,7 +17,8 @@ from pipeline.errors import StageFailed
 from pipeline.plan import Plan
 from pipeline.runner import execute
 from pipeline.store import Store
-from pipeline.tracking import DEFAULT_URI, Tracker, _Session, tracking_uri, ui_command
+from pipeline.tracking import Tracker, _Session
+from pipeline.tracking_place import DEFAULT_URI, tracking_uri, ui_command
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +72,7 @@ def test_curves_parameters_and_final_numbers_arrive(store: Store, client: Mlflow
     assert client.get_experiment(parent.info.experiment_id).name == "toy"
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics == {"say.length": 5, "table.length": 5}
+    assert parent.data.params == {"say.text": "hello"}, "of the recipe's own stages, to compare runs by"
     assert sorted(file.path for file in client.list_artifacts(parent_id, "table")) == [
         "table/report.html",
         "table/report.json",
@@ -87,6 +89,18 @@ def test_curves_parameters_and_final_numbers_arrive(store: Store, client: Mlflow
     assert child.data.tags["result_id"] == store.entry("count", count.key).done().result_id
     assert stages["say"][0].data.metrics == {"length": 5}
     assert (tmp_path / "artifacts" / "toy" / parent_id).is_dir()
+
+
+def test_parameters_are_tracked_without_secrets(
+    store: Store, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "open-sesame-42")
+    say = planned(store, "say", "say", {"text": "say open-sesame-42 or hf_0123456789abcdefghij"})
+    parent, warnings = run(plan_of(tmp_path, say))
+    assert warnings == []
+    (child,) = children(client, parent)["say"]
+    assert child.data.params == {"text": "say *** or ***"}
+    assert client.get_run(parent).data.params == {"say.text": "say *** or ***"}
 
 
 def test_a_resumed_stage_continues_its_curves_in_the_same_runs(
@@ -119,6 +133,7 @@ def test_cached_stages_put_their_numbers_on_a_new_parent(store: Store, client: M
     assert first != second
     parent = client.get_run(second)
     assert parent.data.metrics == {"say.length": 5, "table.length": 5}
+    assert parent.data.params == {"say.text": "hello"}, "of the recipe's own stages, to compare runs by"
     assert (parent.data.tags["stage.say"], parent.data.tags["stage.table"]) == ("cached", "made")
     assert set(children(client, second)) == {"table"}
 
@@ -171,7 +186,8 @@ from pathlib import Path
 from toys import plan_of, planned
 from pipeline.runner import execute
 from pipeline.store import Store
-from pipeline.tracking import DEFAULT_URI, Tracker
+from pipeline.tracking import Tracker
+from pipeline.tracking_place import DEFAULT_URI
 runs = Path(sys.argv[1])
 plan = plan_of(runs, planned(Store(runs / "store"), "say", "say", {"text": "hello"}))
 result = execute(plan, tracker=Tracker(plan, uri=DEFAULT_URI, warn=print))

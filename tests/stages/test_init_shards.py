@@ -216,7 +216,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=rf"{first.name} is cut off.*again"):
         write_model_files(tmp_path, tmp_path, {})
     second.unlink()
-    with pytest.raises(StageError, match=rf"lacks {second.name}, which its {INDEX} names"):
+    with pytest.raises(StageError, match=rf"{INDEX}: names files that are missing: {second.name}"):
         weight_files(tmp_path)
 
 

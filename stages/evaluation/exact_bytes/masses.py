@@ -12,6 +12,7 @@ import numpy as np
 from alignment.byte_view import ByteView
 from alignment.covers import CoverTree
 from alignment.token_table import TokenKind
+from stages.stage import StageError
 
 END = 256
 """What stands behind the 256 bytes in a next-byte distribution: the text ends."""
@@ -50,6 +51,9 @@ class Weigher:
             trunk_logp: log-probability of the trunk, in nats.
             logp: float64 [N, V], next-token log-probabilities after each node, in nats.
             what_next: whether to sum over the next byte as well.
+
+        Raises:
+            StageError: the model gives no probability to anything that could come next.
         """
         mass = np.zeros(len(tree.nodes))  # of a node's path, as a share of the trunk's
         following = np.zeros(END + 1)
@@ -71,6 +75,11 @@ class Weigher:
                 self._add(following, tokens, 0, mass[index] * np.exp(logp[index, tokens]))
                 if node.may_end:
                     following[END] += mass[index] * np.exp(logp[index, self._ends]).sum()
+        if what_next and not following.sum() > 0:
+            raise StageError(
+                f"nothing can come after {tree.prefix[-24:]!r}: the model gives no probability to any valid "
+                "continuation, nor to the text's end"
+            )
         with np.errstate(divide="ignore"):
             total = trunk_logp + float(np.log(covered))
             next_logp = (np.log(following) - np.log(following.sum())).astype(np.float32) if what_next else None

@@ -8,24 +8,36 @@ Legend: B sequences of a pass, T tokens of a sequence, N sequences asked about, 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
 from losses.predictions import Predictions
+from stages.evaluation.exact_bytes.kept_states import (
+    Computed,
+    Ids,
+    Kept,
+    Row,
+    cut,
+    keeps_states,
+    left_padded,
+    shared_start,
+)
 from stages.evaluation.scoring import checked_head, positions_of, score_rows
 from stages.stage import StageError
 
-Ids = tuple[int, ...]
-
 _SHORT = 16  # tokens that are cheaper to compute in every row than in a pass of their own
-_PROBE_TOLERANCE = 0.02  # of the largest hidden state; bf16 has 8 bits
+
+
+class TooLong(StageError):
+    """A sequence has more tokens than the model has positions."""
 
 
 class Group(NamedTuple):
@@ -50,6 +62,12 @@ class Answer(NamedTuple):
 class NextTokens(Protocol):
     """A model of tokens."""
 
+    def room(self, tokens: int) -> bool:
+        """Whether a sequence of so many tokens, without the start, fits into the model's context."""
+
+    def behind(self, ids: Ids) -> Self:
+        """The same model with ``ids`` after the start, before every sequence."""
+
     def answer(self, groups: Sequence[Group], *, remember: bool = False) -> Iterator[Answer]:
         """One answer a group, in order; ``remember`` keeps what groups that go on from these will need."""
 
@@ -65,40 +83,6 @@ class Cost:
 
     passes: int = 0
     tokens: int = 0
-
-
-class _Kept(NamedTuple):
-    """A sequence that was computed.
-
-    Attributes:
-        ids: its tokens, the start of the text among them.
-        hidden: [T, D], final hidden states.
-        layers: keys and values [heads, T, width] of every layer; None where the model keeps no such thing.
-        cumulative: float64 [T + 1 - start], see ``Answer``.
-    """
-
-    ids: Ids
-    hidden: Tensor
-    layers: list[tuple[Tensor, Tensor]] | None
-    cumulative: np.ndarray
-
-
-class _Row(NamedTuple):
-    """A sequence to compute: ``shared`` tokens of ``base`` are known, ``suffix`` is not."""
-
-    base: _Kept
-    shared: int
-    suffix: Ids
-
-    def __len__(self) -> int:
-        return self.shared + len(self.suffix)
-
-
-class _Computed(NamedTuple):
-    """Hidden states of a row's suffix, and keys and values of all of it."""
-
-    hidden: Tensor
-    layers: list[tuple[Tensor, Tensor]] | None
 
 
 class ModelTokens:
@@ -126,19 +110,27 @@ class ModelTokens:
         self._batch_tokens = batch_tokens
         self._positions = positions_of(model)
         self._head = checked_head(model, vocab_size, start)
-        self._remembered: list[_Kept] = []
-        self.keeps_states = _keeps_states(model, [*start, *(token % vocab_size for token in range(12))])
+        self._remembered: list[Kept] = []
+        self.keeps_states = keeps_states(model, [*start, *(token % vocab_size for token in range(12))])
 
     def room(self, tokens: int) -> bool:
-        """Whether a sequence of so many tokens, without the start, fits into the model's context."""
+        """See ``NextTokens``."""
         return self._positions is None or len(self.start) + tokens <= self._positions
+
+    def behind(self, ids: Ids) -> Self:
+        """See ``NextTokens``."""
+        other = copy.copy(self)
+        other.start = (*self.start, *ids)
+        other._remembered = []
+        return other
 
     @torch.inference_mode()
     def answer(self, groups: Sequence[Group], *, remember: bool = False) -> Iterator[Answer]:
         """See ``NextTokens``.
 
         Raises:
-            StageError: a sequence is longer than the model's context, or a log-probability is not finite.
+            TooLong: a sequence is longer than the model's context.
+            StageError: a log-probability is not finite.
         """
         known, self._remembered = self._remembered, []
         for chunk in self._chunks(groups):
@@ -163,25 +155,25 @@ class ModelTokens:
         if chunk:
             yield chunk
 
-    def _mains(self, mains: Sequence[Ids], known: Sequence[_Kept]) -> list[_Kept]:
+    def _mains(self, mains: Sequence[Ids], known: Sequence[Kept]) -> list[Kept]:
         """What is known of each main sequence, after computing those of which much is missing."""
-        nothing = _Kept((), self._head.hidden.new_empty(0, self._head.weight.shape[1]), None, np.zeros(1))
-        bases: list[_Kept | None] = []
-        rows: list[_Row] = []
+        nothing = Kept((), self._head.hidden.new_empty(0, self._head.weight.shape[1]), None, np.zeros(1))
+        bases: list[Kept | None] = []
+        rows: list[Row] = []
         for main in mains:
             ids = (*self.start, *main)
-            base = max(known, key=lambda kept: _shared(kept.ids, ids), default=nothing)
-            enough = len(ids) - _shared(base.ids, ids) <= _SHORT
+            base = max(known, key=lambda kept: shared_start(kept.ids, ids), default=nothing)
+            enough = len(ids) - shared_start(base.ids, ids) <= _SHORT
             bases.append(base if enough else None)
             if not enough:
                 rows.append(self._row(base, ids))
         computed = iter(zip(rows, self._compute(rows), strict=True))
         return [self._kept(*next(computed)) if base is None else base for base in bases]
 
-    def _rows(self, group: Group, base: _Kept) -> list[_Row]:
+    def _rows(self, group: Group, base: Kept) -> list[Row]:
         """Rows that hold the group's sequences beyond ``base``; a sequence that another one begins with has no own."""
         wanted = {(*self.start, *ids) for ids in [group.main, *group.sequences]}
-        beyond = sorted(ids for ids in wanted if _shared(base.ids, ids) < len(ids))
+        beyond = sorted(ids for ids in wanted if shared_start(base.ids, ids) < len(ids))
         longest = [
             ids
             for ids, after in itertools.zip_longest(beyond, beyond[1:], fillvalue=())
@@ -189,16 +181,16 @@ class ModelTokens:
         ]
         return [self._row(base, ids) for ids in longest]
 
-    def _row(self, base: _Kept, ids: Ids) -> _Row:
+    def _row(self, base: Kept, ids: Ids) -> Row:
         if self._positions is not None and len(ids) > self._positions:
-            raise StageError(
+            raise TooLong(
                 f"{self._model.name_or_path}: a sequence takes {len(ids)} tokens, the model has {self._positions} "
                 "positions; give shorter texts"
             )
-        shared = 0 if base.layers is None else min(_shared(base.ids, ids), len(ids) - 1)
-        return _Row(base, shared, ids[shared:])
+        shared = 0 if base.layers is None else min(shared_start(base.ids, ids), len(ids) - 1)
+        return Row(base, shared, ids[shared:])
 
-    def _kept(self, row: _Row, computed: _Computed) -> _Kept:
+    def _kept(self, row: Row, computed: Computed) -> Kept:
         """A computed row as one that others can go on from."""
         ids = (*row.base.ids[: row.shared], *row.suffix)
         hidden = torch.cat([row.base.hidden[: row.shared], computed.hidden])
@@ -210,9 +202,9 @@ class ModelTokens:
             if not logp.isfinite().all():
                 raise StageError(f"{self._model.name_or_path}: some log-probabilities are not finite; it is broken")
             cumulative = np.append(cumulative, cumulative[-1] + np.cumsum(logp.cpu().double().numpy()))
-        return _Kept(ids, hidden, computed.layers, cumulative)
+        return Kept(ids, hidden, computed.layers, cumulative)
 
-    def _longest(self, group: Group, base: _Kept, found: Sequence[tuple[_Row, _Computed]]) -> _Kept:
+    def _longest(self, group: Group, base: Kept, found: Sequence[tuple[Row, Computed]]) -> Kept:
         """What of the main sequence was computed."""
         ids = (*self.start, *group.main)
         for row, computed in found:
@@ -220,7 +212,7 @@ class ModelTokens:
                 return self._kept(row, computed)
         return base
 
-    def _assemble(self, group: Group, base: _Kept, found: Sequence[tuple[_Row, _Computed]]) -> Answer:
+    def _assemble(self, group: Group, base: Kept, found: Sequence[tuple[Row, Computed]]) -> Answer:
         main = self._longest(group, base, found)
         states = []
         for sequence in group.sequences:
@@ -229,8 +221,8 @@ class ModelTokens:
         hidden = torch.stack(states) if states else base.hidden[:0]
         return Answer(main.cumulative[: len(group.main) + 1], replace(self._head, hidden=hidden))
 
-    def _compute(self, rows: Sequence[_Row]) -> list[_Computed]:
-        results: list[_Computed | None] = [None] * len(rows)
+    def _compute(self, rows: Sequence[Row]) -> list[Computed]:
+        results: list[Computed | None] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
         while order:
             size = max(1, self._batch_tokens // len(rows[order[0]]))
@@ -239,50 +231,34 @@ class ModelTokens:
             order = order[size:]
         return [computed for computed in results if computed is not None]
 
-    def _forward(self, rows: Sequence[_Row]) -> list[_Computed]:
+    def _forward(self, rows: Sequence[Row]) -> list[Computed]:
         """One pass. Known tokens are padded on the left, new ones on the right, so that places are true distances."""
         device = self._model.device
         known = max(row.shared for row in rows)
         suffixes = nn.utils.rnn.pad_sequence([torch.tensor(row.suffix) for row in rows], batch_first=True).to(device)
         width = suffixes.shape[1]
         shared = torch.tensor([row.shared for row in rows], device=device)
-        options = {}
         cache = DynamicCache() if self.keeps_states else None
+        options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
         if known:
             for layer in range(len(next(row.base.layers for row in rows if row.shared))):
-                cache.update(*(_left_padded(rows, known, layer, side) for side in (0, 1)), layer)
+                cache.update(*(left_padded(rows, known, layer, side) for side in (0, 1)), layer)
             places = torch.arange(known + width, device=device)
             options["attention_mask"] = (places >= known - shared[:, None]).long()
             options["position_ids"] = shared[:, None] + torch.arange(width, device=device)
-        hidden = self._model.base_model(
-            input_ids=suffixes, past_key_values=cache, use_cache=cache is not None, **options
-        ).last_hidden_state
+        hidden = self._model.base_model(input_ids=suffixes, **options).last_hidden_state
         self.cost.passes += 1
         self.cost.tokens += sum(len(row.suffix) for row in rows)
         return [
-            _Computed(
+            Computed(
                 hidden[index, : len(row.suffix)].to(self._head.weight.device),
-                None if cache is None else _cut(cache, index, known - row.shared, known + len(row.suffix)),
+                None if cache is None else cut(cache, index, known - row.shared, known + len(row.suffix)),
             )
             for index, row in enumerate(rows)
         ]
 
 
-def _left_padded(rows: Sequence[_Row], known: int, layer: int, side: int) -> Tensor:
-    """Keys (side 0) or values (1) of the tokens that the rows share with their bases, [B, heads, known, width]."""
-    any_layers = next(row.base.layers for row in rows if row.shared)
-    padded = []
-    for row in rows:
-        states = (row.base.layers if row.shared else any_layers)[layer][side][:, : row.shared]
-        padded.append(nn.functional.pad(states, (0, 0, known - row.shared, 0)))
-    return torch.stack(padded)
-
-
-def _cut(cache: DynamicCache, index: int, start: int, end: int) -> list[tuple[Tensor, Tensor]]:
-    return [(layer.keys[index, :, start:end], layer.values[index, :, start:end]) for layer in cache.layers]
-
-
-def _state(ids: Ids, base: _Kept, found: Sequence[tuple[_Row, _Computed]]) -> Tensor:
+def _state(ids: Ids, base: Kept, found: Sequence[tuple[Row, Computed]]) -> Tensor:
     """The final hidden state after ``ids``."""
     if base.ids[: len(ids)] == ids:
         return base.hidden[len(ids) - 1]
@@ -290,36 +266,3 @@ def _state(ids: Ids, base: _Kept, found: Sequence[tuple[_Row, _Computed]]) -> Te
         if len(row) >= len(ids) > row.shared and (*base.ids[: row.shared], *row.suffix)[: len(ids)] == ids:
             return computed.hidden[len(ids) - row.shared - 1]
     raise AssertionError("every sequence is in a row")
-
-
-def _shared(first: Ids, second: Ids) -> int:
-    """How many tokens two sequences begin with alike."""
-    return next(
-        (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
-    )
-
-
-@torch.inference_mode()
-def _keeps_states(model: nn.Module, probe: Sequence[int]) -> bool:
-    """Whether a model goes on rightly from kept keys and values, which not every architecture has."""
-    ids = torch.tensor([list(probe)], device=model.device)
-    whole = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, -4:]
-    cache = DynamicCache()
-    try:
-        model.base_model(input_ids=ids[:, :-4], past_key_values=cache, use_cache=True)
-        if not cache.layers or not all(type(layer) is DynamicLayer for layer in cache.layers):
-            return False
-        pads = 3  # tokens that nothing may look at, as in a pass over sequences of several lengths
-        padded = DynamicCache()
-        for number, layer in enumerate(cache.layers):
-            keys, values = (nn.functional.pad(states, (0, 0, pads, 0)) for states in (layer.keys, layer.values))
-            padded.update(keys, values, number)
-        mask = torch.ones(1, pads + ids.shape[1], dtype=torch.long, device=model.device)
-        mask[:, :pads] = 0
-        positions = torch.arange(ids.shape[1] - 4, ids.shape[1], device=model.device)[None]
-        again = model.base_model(
-            input_ids=ids[:, -4:], past_key_values=padded, attention_mask=mask, position_ids=positions, use_cache=True
-        ).last_hidden_state[0]
-    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError):
-        return False
-    return bool((again - whole).abs().max() <= _PROBE_TOLERANCE * whole.abs().max())

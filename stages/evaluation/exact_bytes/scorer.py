@@ -15,18 +15,23 @@ import numpy as np
 from alignment.byte_view import ByteView, InexactEncoding
 from alignment.covers import Covers, CoverTree, Estimator
 from alignment.covers_text import NotText
+from alignment.tokenizer_facts import load_tokenizer
 from stages.evaluation.core import Problem, Request, TextScore, Watch, ignore
 from stages.evaluation.exact_bytes.masses import END, ByteMasses, Weigher
 from stages.evaluation.exact_bytes.next_tokens import Group, Ids, ModelTokens, NextTokens
+from stages.evaluation.text_start import TextStart
+from stages.stage import StageError
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from stages.evaluation.text_start import TextStart
+    from stages.evaluation.sections import Subject
 
 _FIRST_GREEDY_BYTES = 8  # most continuations are not greedy, which their first bytes show
 _GREEDY_GROWTH = 4
+_MOST_COVERS = 2  # a hundred megabytes and seconds of work each, for a large vocabulary
+_KNOWN_COVERS: dict[str, Covers] = {}
 
 
 class Places(NamedTuple):
@@ -34,6 +39,14 @@ class Places(NamedTuple):
 
     text: bytes
     ends: Sequence[int]
+
+
+class DocumentMass(NamedTuple):
+    """A whole text: log-probabilities, in nats, of all its coverings and of its own tokens, and how many those are."""
+
+    log_probability: float
+    canonical: float
+    tokens: int
 
 
 class ExactByteScorer:
@@ -83,7 +96,26 @@ class ExactByteScorer:
             StageError: the model's head is not one that we can compute, or no token could begin a text.
         """
         tokens = ModelTokens(model, view.vocab_size, start.start_ids, batch_tokens=batch_tokens)
-        return cls(name, Covers(tokenizer, view), tokens, estimator=estimator)
+        return cls(name, _covers_of(tokenizer, view), tokens, estimator=estimator)
+
+    @classmethod
+    def of_subject(cls, subject: Subject, *, batch_tokens: int, estimator: Estimator = "valid") -> Self:
+        """The scorer of a model under evaluation.
+
+        Raises:
+            StageError: it is several models, or ``of_model`` refuses it.
+        """
+        if subject.model is None or subject.view is None or subject.path is None:
+            raise StageError(f"{subject.name} is not one model: exact sums over tokens are made of single models")
+        tokenizer = load_tokenizer(subject.path, trust_remote_code=False)
+        start = TextStart.of(tokenizer, subject.view)
+        return cls.of_model(
+            subject.name, subject.model, tokenizer, subject.view, start, batch_tokens=batch_tokens, estimator=estimator
+        )
+
+    def behind(self, ids: Ids) -> Self:
+        """The same scorer where the tokens ``ids``, which are no part of any text, stand before every text."""
+        return type(self)(self.name, self.covers, self.tokens.behind(ids), estimator=self.estimator)
 
     def log_probability(self, prefixes: Sequence[bytes]) -> np.ndarray:
         """float64 [B]: log-probability, in nats, that a text begins with each of ``prefixes``.
@@ -123,13 +155,31 @@ class ExactByteScorer:
         forests = [self._forest(place, what_next) for place in places]
         return self._weigh(forests, what_next=what_next, remember=remember, watch=watch)
 
+    def documents(self, texts: Sequence[str], watch: Watch = ignore) -> list[DocumentMass]:
+        """Exact and canonical probabilities of ``texts``: one pass over their own tokens, and one over what departs.
+
+        Raises:
+            InexactEncoding, StageError: as ``log_probability``.
+        """
+        forests = [self._forest(Places(text.encode(), [len(text.encode())]), what_next=False) for text in texts]
+        # What is certain of a text is the beginning of what the tokenizer makes of it.
+        canonical = [self.covers.canonical(text) for text in texts]
+        groups = [Group(ids, _sequences(tree)) for ids, (tree,) in zip(canonical, forests, strict=True)]
+        found = []
+        for ids, (tree,), answer in zip(canonical, forests, self.tokens.answer(groups), strict=True):
+            logp = answer.predictions.log_probs(slice(None)).double().cpu().numpy()
+            masses = self._weigher.weigh(tree, float(answer.cumulative[len(tree.trunk)]), logp, what_next=False)
+            found.append(DocumentMass(masses.log_probability, float(answer.cumulative[-1]), len(ids)))
+            watch(len(found) / len(texts))
+        return found
+
     def score(self, requests: Sequence[Request], watch: Watch = ignore) -> list[TextScore]:
         """One score a request, in order: the probability of both texts together over that of the context.
 
         Greedy is what writes the most probable byte each time. ``tokens`` are those of the texts' own encoding that
         reach into the continuation.
         """
-        found = [self._asked(request) for request in requests]
+        found = [self.asked(request) for request in requests]
         forests = [trees for trees in found if not isinstance(trees, str)]
         weighed = iter(self._weigh(forests, what_next=False, remember=False, watch=lambda share: watch(share / 2)))
         scores = []
@@ -177,7 +227,7 @@ class ExactByteScorer:
             watch(done / len(groups))
         return [[masses for masses in row if masses is not None] for row in weighed]
 
-    def _asked(self, request: Request) -> list[CoverTree] | Problem:
+    def asked(self, request: Request) -> list[CoverTree] | Problem:
         """The coverings of the context and of both texts, or why there is no score."""
         if not request.continuation:
             return "empty"
@@ -220,6 +270,15 @@ class ExactByteScorer:
             step *= _GREEDY_GROWTH
             watch(0.5 + len(verdicts) / (2 * len(scored)))
         return verdicts
+
+
+def _covers_of(tokenizer: PreTrainedTokenizerBase, view: ByteView) -> Covers:
+    """The coverings by a tokenizer, made once for models that share it: what they have learned of texts is kept."""
+    if view.fingerprint not in _KNOWN_COVERS:
+        while len(_KNOWN_COVERS) >= _MOST_COVERS:
+            del _KNOWN_COVERS[next(iter(_KNOWN_COVERS))]
+        _KNOWN_COVERS[view.fingerprint] = Covers(tokenizer, view)
+    return _KNOWN_COVERS[view.fingerprint]
 
 
 def _by_main(trees: Sequence[CoverTree]) -> dict[Ids, list[int]]:

@@ -15,7 +15,7 @@ from alignment.byte_view import InexactEncoding
 from alignment.covers_text import NotText, split_text
 from stages.evaluation.core import Watch, ignore
 from stages.evaluation.exact_bytes.masses import END
-from stages.stage import StageError
+from stages.evaluation.exact_bytes.next_tokens import TooLong
 
 Choose = Callable[[int, int, np.ndarray], int]
 """Index of the text, bytes written so far, next-byte log-probabilities [257] in nats -> a byte, or ``END``."""
@@ -76,7 +76,10 @@ def sample(
 def write(
     model: NextByte, prompts: Sequence[str], *, max_bytes: int, stop: Sequence[str] = (), watch: Watch = ignore
 ) -> list[str | None]:
-    """Greedy continuations in whole characters, as ``Scorer.generate`` has them."""
+    """Greedy continuations in whole characters, as ``Scorer.generate`` has them.
+
+    One that reaches the end of the model's context ends there.
+    """
     stops = [text.encode() for text in stop]
     texts: list[str | None] = []
     for number, prompt in enumerate(prompts):
@@ -93,10 +96,14 @@ def write(
             watch((number + share) / len(prompts))
 
         try:
-            data = continue_bytes(model, [prompt.encode()], choose, max_bytes=max_bytes, watch=part)[0]
-        except (InexactEncoding, NotText, UnicodeEncodeError, StageError):
+            continue_bytes(model, [prompt.encode()], choose, max_bytes=max_bytes, watch=part)
+        except (InexactEncoding, NotText, UnicodeEncodeError):
             texts.append(None)
             continue
-        text = split_text(data).text
+        except TooLong:
+            if not so_far:
+                texts.append(None)
+                continue
+        text = split_text(bytes(so_far)).text
         texts.append(text[: min((place for place in map(text.find, stop) if place >= 0), default=len(text))])
     return texts

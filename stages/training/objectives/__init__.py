@@ -22,6 +22,7 @@ from stages.training.objectives.policy_gradient import PolicyGradient
 from stages.training.objectives.projected import Cdm, MinEd, XToken
 from stages.training.objectives.simct import SimCt
 from stages.training.objectives.sorted_distributions import MultiLevelOt, Uld
+from stages.training.objectives.token_selection import SelectedCrossEntropy
 from stages.training.objectives.tokens import CrossEntropy
 
 __all__ = ["OBJECTIVES", "ModelFacts", "Objective", "Pair", "Term", "build_terms"]
@@ -46,6 +47,7 @@ OBJECTIVES: dict[str, Callable[[Any, Pair], Objective]] = {
     "escd": Escd,
     "byte_level": ByteLevel,
     "likelihood_scoring": LikelihoodScoring,
+    "selected_cross_entropy": SelectedCrossEntropy,
 }
 """Name in a recipe -> from its options and the two models to the objective."""
 

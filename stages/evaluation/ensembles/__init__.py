@@ -1,0 +1,1 @@
+"""Several models as one: of any tokenizers by bytes, of one tokenizer by tokens."""

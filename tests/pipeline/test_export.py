@@ -1,0 +1,277 @@
+"""``pipeline export``: a finished model as a directory of its own, with a card of recorded facts alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import publish
+from pipeline.cli import main
+from pipeline.errors import PipelineError
+from pipeline.exporting import push, write_gguf
+from pipeline.loading import load_recipe
+from pipeline.planner import make_plan
+from pipeline.store import Store
+from stages.artifacts import Artifact, write_json
+
+RECIPE = """\
+name: moved
+models:
+  teacher: {{model: {models}/teacher}}
+  student: {{model: {models}/teacher, tokenizer: {models}/student}}
+data:
+  train: [{{path: {models}/text.txt}}]
+  eval: [{{path: {models}/held_out.txt}}]
+stages:
+  align: {{uses: align}}
+  init: {{uses: init, needs: [align], input: piece_mean}}
+  distill: {{uses: distill, needs: [init], steps: 3, losses: [alm, cross_entropy]}}
+  evaluate: {{uses: evaluate, needs: [init, distill], initial: init}}
+resources:
+  distill: {{launcher: slurm, processes: 2, slurm: {{account: secret-project}}}}
+"""
+METRICS = {
+    "retention.teacher.bits_per_byte.text": 1.0,
+    "retention.init.bits_per_byte.text": 2.0,
+    "retention.distill.bits_per_byte.text": 1.23456,
+}
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_tokenizer_dirs: tuple[Path, Path],
+    tiny_model_dir: Callable[..., Path],
+) -> Path:
+    """A directory with a finished run, all of whose results were published without running anything."""
+    home = tmp_path_factory.mktemp("home")
+    models = home / "private"
+    models.mkdir()
+    for name, tokenizer, seed in (("teacher", 0, 1), ("student", 1, 2)):
+        shutil.copytree(tiny_model_dir(tiny_tokenizer_dirs[tokenizer], seed=seed), models / name)
+    for name in ("text", "held_out"):
+        (models / f"{name}.txt").write_text(f"Some {name}.")
+    kept = home / "runs" / "moved" / "recipe.resolved.yaml"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(RECIPE.format(models=models))
+    plan = make_plan(load_recipe(kept), home / "runs")
+    store, results = Store(home / "runs" / "store"), {}
+    for stage in plan.stages:
+        entry = store.entry(stage.uses, stage.key)
+        if entry.done() is not None:
+            results[stage.name] = entry.done().result_id
+            continue
+        upstream = {name: results[name] for name in stage.upstream}
+        attempt = publish.begin_attempt(entry, stage.ingredients, upstream)
+        out = entry.partial_directory(attempt.number)
+        if stage.name in ("sources/teacher", "sources/student"):
+            shutil.copytree(models / "teacher", out, dirs_exist_ok=True)
+        elif stage.name in ("sources/tokenizer", "init", "distill"):
+            shutil.copytree(models / "student", out, dirs_exist_ok=True)
+        write_json(out / "metrics.json", METRICS if stage.name == "evaluate" else {})
+        facts = {"ingredients": stage.ingredients, "upstream": upstream, "run": "moved", "seconds": 61.0}
+        results[stage.name] = publish.publish(entry, attempt.number, Artifact, **facts).result_id
+    return home
+
+
+@pytest.fixture
+def home(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(world)
+    return world
+
+
+@pytest.fixture(scope="module")
+def exported(world: Path) -> Path:
+    assert main(["export", "moved", "distill", str(world / "exported"), "--runs", str(world / "runs")]) == 0
+    return world / "exported"
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_the_copy_is_the_model_and_nothing_of_its_making(exported: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = {path.name for path in exported.iterdir()}
+    assert names == {"README.md", "config.json", "generation_config.json", "model.safetensors",
+                     "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
+    original = exported.parent / "private" / "student"
+    ids = AutoTokenizer.from_pretrained(exported)("Some text.", return_tensors="pt").input_ids
+    logits = [AutoModelForCausalLM.from_pretrained(path)(ids).logits for path in (exported, original)]
+    assert torch.equal(*logits)
+
+
+def test_the_card_has_what_is_recorded(exported: Path, world: Path) -> None:
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    key = next((world / "runs" / "store" / "distill").iterdir()).name
+    assert front_matter(card) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["tokenferry", "init", "distill", "alm", "cross_entropy"],
+    }, "no licence, and no base model that is not on the hub"
+    assert "* Base model: `teacher`" in card
+    assert "* Teacher: `teacher`" in card
+    assert "that of `teacher` was replaced by `student`" in card
+    assert "* Text: `text.txt`" in card
+    assert "piece_mean: The mean of the pieces' rows (Fast Vocabulary Transfer)" in card
+    assert "alm: Approximate likelihood matching of chunks (arXiv 2503.20083)" in card
+    assert "| metric | teacher | init | distill |" in card
+    assert "| retention: bits_per_byte.text | 1 | 2 | 1.235 |" in card
+    assert f"| key | {key}" in card
+    assert "| took | 61 s |" in card
+    assert "torch 2." in card
+    recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert recipe["stages"]["distill"]["steps"] == 3
+    assert recipe["models"]["teacher"]["model"] == "teacher"
+
+
+def test_the_card_says_nothing_of_the_machine(exported: Path, world: Path) -> None:
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    assert str(world) not in card
+    assert "private" not in card
+    assert "secret-project" not in card
+    assert os.uname().nodename not in card
+
+
+def test_models_and_data_of_the_hub_are_named_in_the_front_matter(tmp_path: Path) -> None:
+    from pipeline.model_card import _lineage, _metadata
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "name: x\nmodels: {teacher: {model: org/teacher}, student: {model: org/base@v1, tokenizer: bytes}}\n"
+        "data: {train: [{path: 'hub:datasets/org/text', stream: true}, {path: here.txt}]}\nstages:\n"
+        "  align: {uses: align}\n  init: {uses: init, needs: [align]}\n"
+        "  distill: {uses: distill, needs: [init], steps: 1, losses: [alm]}\n"
+        "  stochastok: {uses: stochastok, needs: [distill], steps: 1}\n"
+    )
+    recipe = load_recipe(path)
+    chain = _lineage(recipe, "stochastok")
+    assert [spec.name for spec in chain] == ["sources/student", "init", "distill", "stochastok"]
+    metadata = _metadata(recipe, chain)
+    assert metadata["base_model"] == "org/base"
+    assert metadata["datasets"] == ["org/text"]
+
+
+def test_nothing_is_overwritten(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = home / "taken"
+    taken.mkdir(exist_ok=True)
+    (taken / "mine").write_text("kept")
+    assert main(["export", "moved", "distill", "taken"]) == 2
+    assert "taken is there already, and nothing is overwritten" in capsys.readouterr().err
+    assert [path.name for path in taken.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["moved", "distil", "new"], 2, "moved has no stage called 'distil' (did you mean 'distill'?)"),
+        (["moved", "align", "new"], 2, "'align' makes no model"),
+        (["mooved", "distill", "new"], 2, "is called 'mooved' (did you mean 'moved'?)"),
+        (["moved", "distill", "new", "--public"], 2, "--public is for what is pushed"),
+        (["moved", "distill", "new", "--push", "name"], 2, "--push name: expected ORG/NAME"),
+    ],
+)
+def test_what_cannot_be_exported(
+    home: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
+) -> None:
+    assert main(["export", *words]) == code
+    assert message in capsys.readouterr().err
+    assert not (home / "new").exists()
+
+
+def test_an_unfinished_stage_is_not_exported(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(world / "runs", tmp_path / "runs", symlinks=True)
+    (entry,) = (tmp_path / "runs" / "store" / "distill").iterdir()
+    (entry / "DONE.json").unlink()
+    assert main(["export", "moved", "distill", str(tmp_path / "new"), "--runs", str(tmp_path / "runs")]) == 1
+    assert "stage 'distill' of moved is not up to date" in (message := capsys.readouterr().err)
+    assert "`pipeline resume moved` finishes it" in message
+
+
+def test_a_damaged_file_is_not_exported(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(world / "runs", tmp_path / "runs", symlinks=True)
+    (entry,) = (tmp_path / "runs" / "store" / "distill").iterdir()
+    weights = entry / "out.1" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert main(["export", "moved", "distill", str(tmp_path / "new"), "--runs", str(tmp_path / "runs")]) == 1
+    assert "model.safetensors is not what was published" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_gguf_needs_its_converter(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["export", "moved", "distill", "new", "--gguf"]) == 1
+    assert "GGUF is written by llama.cpp's convert_hf_to_gguf.py, which is not on PATH" in capsys.readouterr().err
+    assert not (home / "new").exists()
+
+
+def test_the_converter_is_asked_for_a_file_in_the_directory(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    script = tmp_path / "convert.sh"
+    script.write_text('echo "$1" > "$3"\n')
+    file = write_gguf(["sh", str(script)], model)
+    assert file == model / "model.gguf"
+    assert file.read_text() == f"{model}\n"
+    script.write_text("echo unknown pre-tokenizer >&2; exit 1\n")
+    with pytest.raises(PipelineError, match="is complete, but the conversion to GGUF failed:\nunknown pre-tokenizer"):
+        write_gguf(["sh", str(script)], model)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Refuses to create repositories that are there already, and remembers what it was asked."""
+
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked.append((self.path, json.loads(body)))
+        self.send_response(409)
+        self.send_header("X-Error-Message", "You already created this model repo")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_what_is_pushed_is_private_and_new(hub: type[Hub], tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"is complete, but the hub refused org/name: .*409") as caught:
+        push(tmp_path, "org/name", public=False)
+    assert "a repository that is there already is never written to" in str(caught.value)
+    ((path, body),) = hub.asked
+    assert path == "/api/repos/create"
+    assert (body["name"], body["organization"]) == ("name", "org")
+    assert body.get("private", False) or body.get("visibility") == "private"
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(PipelineError, match="is complete, but pushing it to org/name failed: Connect"):
+        push(tmp_path, "org/name", public=False)

@@ -1,0 +1,210 @@
+"""``pipeline init``: a recipe on somebody's own text that is valid as it stands, and nothing overwritten."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cli import main
+from pipeline.held_out import split
+from pipeline.loading import load_recipe
+from pipeline.recipe import Recipe
+from pipeline.starter import USES
+from stages.document_sets import DocumentSet
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a text of 40 paragraphs and no terminal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    (tmp_path / "story.txt").write_text("\n\n".join(f"Paragraph {number}. {'Words. ' * 150}" for number in range(40)))
+    return tmp_path
+
+
+def made(name: str) -> Recipe:
+    return load_recipe(Path(f"{name}.yaml"))
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("use", USES)
+def test_a_first_recipe_is_valid_as_it_is(folder: Path, use: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "mine", "--use", use, "--train", "story.txt"]) == 0
+    assert "mine.yaml is written" in capsys.readouterr().out
+    assert main(["validate", "mine.yaml"]) == 0
+    assert "note:" not in capsys.readouterr().out, "nothing in it is unused"
+    assert main(["run", "mine.yaml", "--dry-run"]) == 0
+    assert all(len(line) <= 120 for line in Path("mine.yaml").read_text().splitlines())
+
+
+@pytest.mark.demo
+def test_the_commands_in_a_first_recipe_work(folder: Path) -> None:
+    for use in USES:
+        assert main(["init", use, "--use", use, "--train", "story.txt"]) == 0
+        shown = [line[4:].split("  ")[0].split() for line in Path(f"{use}.yaml").read_text().splitlines()]
+        runs = [words[1:] for words in shown if words[:2] == ["pipeline", "run"]]
+        assert len(runs) == 2
+        for words in runs:
+            assert main([*words, "--dry-run"]) == 0
+
+
+def test_what_each_use_is_for(folder: Path) -> None:
+    for use in USES:
+        assert main(["init", use, "--use", use, "--train", "story.txt"]) == 0
+    assert made("byteify").stages["sources/tokenizer"].config.tokenizer.bytes
+    assert made("byteify").stages["init"].config.expand_input == "longest_suffix"
+    distil = made("distil")
+    assert distil.stages["sources/tokenizer"].config.tokenizer.file == distil.stages["sources/student"].config.model
+    stochastok = made("stochastok").stages
+    assert (stochastok["stochastok"].config.proportion, stochastok["control"].config.proportion) == (0.1, 0)
+    assert stochastok["stochastok"].config.steps == stochastok["control"].config.steps
+
+
+def test_models_that_are_named(folder: Path) -> None:
+    words = ["--teacher", "org/large", "--student", "org/small", "--target-tokenizer", "org/other"]
+    assert main(["init", "mine", *words, "--train", "story.txt"]) == 0
+    stages = made("mine").stages
+    assert stages["sources/teacher"].config.model == "org/large"
+    assert stages["sources/student"].config.model == "org/small"
+    assert stages["sources/tokenizer"].config.tokenizer.file == "org/other"
+    assert stages["align"].config.digits == "refuse"
+    names = [entry.name for entry in stages["distill"].config.losses]
+    assert names == ["alm", "cross_entropy"], "other layers cannot be compared with these"
+
+
+def test_a_tenth_is_held_out_and_none_of_it_trained_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (folder / "story.txt").read_text()
+    assert main(["init", "--train", "story.txt"]) == 0
+    recipe = yaml.safe_load(Path("first.yaml").read_text())
+    assert recipe["data"] == {
+        "train": [{"name": "story", "path": "first-data/train/story.jsonl"}],
+        "eval": [{"name": "story", "path": "first-data/eval/story.jsonl"}],
+    }
+    train, held_out = (
+        [json.loads(line)["text"] for line in Path(recipe["data"][part][0]["path"]).read_text().splitlines()]
+        for part in ("train", "eval")
+    )
+    assert f"story: {len(train)} documents to train on, {len(held_out)} held out" in capsys.readouterr().out
+    assert len(held_out) == (len(train) + len(held_out)) // 10 > 0
+    assert all(len(document.encode()) <= 4000 for document in train + held_out)
+    assert sorted(train + held_out, key=text.index) == [*train[:9], *held_out[:1], *train[9:]]
+    assert "".join(sorted(train + held_out, key=text.index)) == text
+
+
+def test_records_and_conversations_are_recognised(folder: Path) -> None:
+    chat = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (folder / "chat.jsonl").write_text(f"{json.dumps(chat)}\n" * 3)
+    (folder / "other.jsonl").write_text('{"body": "x y"}\n' * 3)
+    assert main(["init", "talk", "--train", "chat.jsonl", "--eval", "story.txt"]) == 0
+    assert yaml.safe_load(Path("talk.yaml").read_text())["data"]["train"] == [
+        {"name": "chat", "path": "chat.jsonl", "messages": "messages"}
+    ]
+    assert main(["init", "held", "--train", "chat.jsonl"]) == 0
+    assert json.loads(Path("held-data/eval/chat.jsonl").read_text()) == chat
+    assert main(["init", "body", "--train", "other.jsonl", "--text", "body"]) == 0
+    assert Path("body-data/train/other.jsonl").read_text() == '{"text": "x y"}\n' * 2
+
+
+def test_text_of_the_hub_is_streamed(folder: Path) -> None:
+    assert main(["init", "--train", "hub:datasets/org/text", "--eval", "story.txt"]) == 0
+    (documents,) = made("first").stages["sources/train"].config.documents
+    assert (documents.name, documents.stream) == ("text", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "what shall it train on?"),
+        (["--train", "stroy.txt"], "stroy.txt: no such file or directory; did you mean story.txt"),
+        (["--train", "short.txt"], "has one document of at most 4000 bytes: name held-out text with --eval"),
+        (["--train", "empty.txt"], "empty.txt: the file is empty"),
+        (["--train", "story.txt", "again/story.txt", "--eval", "short.txt"], "several files are called story"),
+        (["--train", "other.jsonl"], "other.jsonl:1: the text is not in a field 'text'; say with --text which: body"),
+        (["--train", "hub:datasets/org/text"], "is not copied: name held-out text with --eval"),
+        (["--train", "story.txt", "--teacher", "nowhere"], "'nowhere' is no path that exists"),
+        (
+            ["--train", "story.txt", "--use", "byteify", "--target-tokenizer", "org/t"],
+            "--target-tokenizer is for --use",
+        ),
+        (
+            ["--train", "story.txt", "--use", "stochastok", "--student", "org/s"],
+            "--student is not for --use stochastok",
+        ),
+        (["a name", "--train", "story.txt"], "'a name' is not a name"),
+    ],
+)
+def test_what_cannot_be_begins_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    (folder / "short.txt").write_text("short")
+    (folder / "empty.txt").write_text("")
+    (folder / "other.jsonl").write_text('{"body": "x"}\n')
+    (folder / "again").mkdir()
+    (folder / "again" / "story.txt").write_text("x")
+    before = sorted(folder.rglob("*"))
+    assert main(["init", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_nothing_is_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--train", "story.txt"]) == 0
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["init", "--train", "story.txt"]) == 2
+    assert "first.yaml is there already" in capsys.readouterr().err
+    Path("first.yaml").rename("kept.yaml")
+    assert main(["init", "--train", "story.txt"]) == 2
+    assert "first-data/train/story.jsonl is there already" in capsys.readouterr().err
+    assert not Path("first.yaml").exists()
+    assert {path for path in folder.rglob("*") if path.is_file()} == {*files, folder / "kept.yaml"} - {
+        folder / "first.yaml"
+    }
+
+
+class Terminal(io.StringIO):
+    """Answers that somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_questions_are_asked_for_what_is_not_given(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("byteiffy\nbyteify\nasked\n\n\nstory.txt\n\n"))
+    assert main(["init"]) == 0
+    out = capsys.readouterr().out
+    assert "there is no 'byteiffy' (did you mean 'byteify'?)" in out
+    assert "Tokenizer that it shall get" not in out
+    assert made("asked").stages["sources/tokenizer"].config.tokenizer.bytes
+
+
+def test_no_answer_writes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("transfer\n"))
+    assert main(["init"]) == 2
+    assert "no answer: nothing was written" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["story.txt"]
+
+
+@given(count=st.integers(2, 60))
+def test_every_document_is_in_one_of_the_parts(count: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    directory = tmp_path_factory.mktemp("split")
+    texts = [f"document {number}" for number in range(count)]
+    (directory / "all.jsonl").write_text("".join(f"{json.dumps({'text': text})}\n" for text in texts))
+    documents = DocumentSet(path="all.jsonl")
+    counts = split(documents, directory / "all.jsonl", directory / "train.jsonl", directory / "eval.jsonl")
+    parts = [
+        [json.loads(line)["text"] for line in (directory / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "eval")
+    ]
+    assert counts == (len(parts[0]), len(parts[1]))
+    assert sorted(parts[0] + parts[1]) == sorted(texts)
+    assert len(parts[1]) == max(1, count // 10)
