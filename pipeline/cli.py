@@ -6,6 +6,7 @@ Everything that takes time to import is imported when a command runs, so that ``
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import os
 import sys
@@ -68,7 +69,7 @@ def command_parser() -> argparse.ArgumentParser:
         prog="pipeline",
         description="Carry a language model's knowledge from one tokenizer to another: run a recipe, stage by stage.",
         epilog=_EXIT_CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, max_help_position=16, width=100),
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, module_name in COMMANDS.items():
