@@ -1,8 +1,8 @@
 """What a training step costs, and where: ``python benchmarks/training.py --teacher DIR --student DIR``.
 
 Every case trains for a few steps in a process of its own (or two, with ZeRO) and prints medians of what the training
-itself measures (``stages/training/telemetry.py``). On a CPU times are processor time of one thread, so that a busy
-machine matters less; on a GPU they are the device's.
+itself measures (``stages/training/monitoring/telemetry.py``). On a CPU times are processor time of one thread, so that
+a busy machine matters less; on a GPU they are the device's.
 
 Models are directories (a ModelArtifact, with its tokenizer), or without them random ones (``random_pair.py``). With
 ``--scale`` these are a teacher of the size of Llama 3.2 1B and a student of the size of Gemma 3 1B, with vocabularies
@@ -39,9 +39,9 @@ from stages.distill import Distill, DistillConfig  # noqa: E402
 from stages.score import Score  # noqa: E402
 from stages.scoring.config import ScoreConfig  # noqa: E402
 from stages.stage import StageContext  # noqa: E402
-from stages.training.aligner import DocumentAligner  # noqa: E402
-from stages.training.timeline import PHASES, Timeline  # noqa: E402
-from stages.training.windows import Document  # noqa: E402
+from stages.training.data.aligner import DocumentAligner  # noqa: E402
+from stages.training.data.windows import Document  # noqa: E402
+from stages.training.monitoring.timeline import PHASES, Timeline  # noqa: E402
 
 WARM_UP = 2
 """Steps before those that are measured."""

@@ -12,7 +12,7 @@ from pipeline.plan import Plan
 from pipeline.problems import Problem
 from pipeline.recipe import Recipe, Resources
 from stages.stage import StageConfig, StageError
-from stages.training.deepspeed_config import read_given
+from stages.training.backends.deepspeed_config import read_given
 
 
 def check_recipe(recipe: Recipe) -> None:

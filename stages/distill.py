@@ -21,9 +21,9 @@ from stages.objectives.capabilities import (
 from stages.scoring.config import WAY_TO_KEEP, ScoresConfig
 from stages.stage import Input, StageConfig, StageContext
 from stages.training.config import TrainingConfig
+from stages.training.data.split_options import SplitOptions
 from stages.training.on_policy.options import OnPolicyOptions
-from stages.training.split_options import SplitOptions
-from stages.training.teacher_options import MAIN_TEACHER, TeacherChoice, TeacherDtype, TeacherEntry
+from stages.training.teachers.teacher_options import MAIN_TEACHER, TeacherChoice, TeacherDtype, TeacherEntry
 
 
 class DistillConfig(TrainingConfig):
@@ -242,7 +242,7 @@ class Distill:
         from losses.balance import GradMag, GradNorm, PCGrad
         from stages.training.on_policy.setup import OnPolicy
         from stages.training.run import train_student
-        from stages.training.teaching import aligner_of, teachings_of
+        from stages.training.teachers.teaching import aligner_of, teachings_of
 
         config: DistillConfig = ctx.config
         teachings = teachings_of(ctx)

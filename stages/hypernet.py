@@ -36,7 +36,7 @@ class Hypernet:
             StageInterrupted: asked to stop; a checkpoint is saved.
         """
         from stages.hypernetwork import network
-        from stages.training import curve
+        from stages.training.monitoring import curve
 
         if ctx.world_size > 1:
             raise StageError("hypernet runs in one process; give it `launcher: local` under resources")
@@ -69,7 +69,7 @@ def _prepare(ctx: StageContext) -> tuple[HypernetTrainer, dict[str, object]]:
     from stages.hypernetwork.table import StudentTable
     from stages.hypernetwork.training import HypernetTrainer
     from stages.output_head import OutputHead
-    from stages.training.documents import TrainingDocuments
+    from stages.training.data.documents import TrainingDocuments
     from stages.training.models import DTYPES, load_model, pick_device
 
     config, student = ctx.config, ctx.input("student")

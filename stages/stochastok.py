@@ -9,7 +9,7 @@ from stages.objectives import CrossEntropyOptions, LossEntry
 from stages.objectives.token_selection import SelectedCrossEntropyOptions
 from stages.stage import Input, StageContext
 from stages.training.config import TrainingConfig
-from stages.training.split_options import SplitOptions
+from stages.training.data.split_options import SplitOptions
 
 
 class StochasTokConfig(SplitOptions, TrainingConfig):
@@ -51,9 +51,9 @@ class StochasTok:
     output = ModelArtifact
 
     def run(self, ctx: StageContext) -> None:
-        from stages.training.aligner import DocumentAligner
+        from stages.training.data.aligner import DocumentAligner
         from stages.training.run import train_student
-        from stages.training.teaching import history_of, splits_of
+        from stages.training.teachers.teaching import history_of, splits_of
 
         config: StochasTokConfig = ctx.config
         student = ctx.input("student")

@@ -27,7 +27,7 @@ FORBIDDEN = {
     *("tarfile.open", "zipfile.ZipFile"),
 }
 # What is read there was written by a process of the same training, and passed on through memory alone.
-PICKLES = {"stages/training/blocks.py": "pickle.loads", "stages/training/worker_pool.py": "pickle.loads"}
+PICKLES = {"stages/training/data/blocks.py": "pickle.loads", "stages/training/data/worker_pool.py": "pickle.loads"}
 # The recipe says `trust_remote_code: true` where that is called.
 TRUSTED = {"stages/conversion/custom_code.py"}
 

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "training.py"
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    from stages.training.timeline import Timeline
+    from stages.training.monitoring.timeline import Timeline
 
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(Timeline, "clock", Timeline.clock)

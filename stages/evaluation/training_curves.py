@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.training.curve import NAME
+from stages.training.monitoring.curve import NAME
 
 MOST_POINTS = 400
 """Of one curve in the report; a longer one is thinned evenly. ``training.jsonl`` keeps all."""

@@ -13,7 +13,7 @@ from losses.scores import token_scores
 from losses.sft import cross_entropy_loss
 from stages.hypernetwork.table import TokenRows
 from stages.output_head import OutputHead
-from stages.training.batch import SideBatch
+from stages.training.data.batch import SideBatch
 
 
 class FrozenModel:

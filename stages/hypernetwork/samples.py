@@ -18,9 +18,9 @@ from alignment.segmentation import ByteSegmenter
 from stages.hypernetwork.config import HypernetConfig
 from stages.hypernetwork.sampling import sample_vocabulary
 from stages.stage import StageError
-from stages.training.batch import SideBatch, collate, to_device
+from stages.training.data.batch import SideBatch, collate, to_device
+from stages.training.data.windows import Document, plain_windows
 from stages.training.random import generator
-from stages.training.windows import Document, plain_windows
 
 _CHARACTERS_PER_TOKEN = 8  # generous, so that a stretch of text fills its window
 TRAINING, HELD_OUT = 0, 1

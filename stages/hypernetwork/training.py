@@ -20,8 +20,9 @@ from stages.hypernetwork.network import Hypernetwork
 from stages.hypernetwork.samples import HELD_OUT, TRAINING, Sample, Sampler
 from stages.hypernetwork.table import TableLayout, TokenRows
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training import checkpoint, curve
+from stages.training.monitoring import curve
 from stages.training.optimiser import learning_rate_factor
+from stages.training.saving import checkpoint
 
 _HELD_OUT_TOKENIZERS = 4
 

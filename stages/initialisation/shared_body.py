@@ -21,7 +21,7 @@ from losses.scores import IGNORE_INDEX
 from stages.model_loading import load_causal_lm
 from stages.output_head import OutputHead, output_matrix
 from stages.stage import StageError
-from stages.training.batch import Batch, SideBatch
+from stages.training.data.batch import Batch, SideBatch
 
 
 class SharedBody:

@@ -14,8 +14,8 @@ from alignment.encoding import Encoding
 from alignment.spans import align_batch
 from stages.initialisation.task import Transplant
 from stages.stage import StageError, StageInterrupted
+from stages.training.data.windows import Window, text_windows
 from stages.training.random import generator
-from stages.training.windows import Window, text_windows
 
 HELD_OUT = 64
 """Most snippets that are kept to measure with."""

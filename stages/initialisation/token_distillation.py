@@ -21,11 +21,11 @@ from stages.initialisation.snippets import count_tokens, find_snippets, most_fre
 from stages.initialisation.task import Transplant
 from stages.initializers.refiners import TokenDistillOptions
 from stages.stage import StageError, StageInterrupted
-from stages.training import checkpoint
-from stages.training.batch import Batch, collate, to_device
+from stages.training.data.batch import Batch, collate, to_device
+from stages.training.data.windows import Window
 from stages.training.models import pick_device
 from stages.training.random import generator
-from stages.training.windows import Window
+from stages.training.saving import checkpoint
 
 _CHECKPOINT_STEPS = 200
 _PROGRESS_SECONDS = 20.0

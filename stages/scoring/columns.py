@@ -18,9 +18,9 @@ from stages.scoring.config import ScoreConfig
 from stages.scoring.store import ShardWriter
 from stages.scoring.teacher_text import Pass
 from stages.stage import StageError
-from stages.training.batch import SideBatch, collate, to_device
+from stages.training.data.batch import SideBatch, collate, to_device
+from stages.training.data.windows import Side, Window
 from stages.training.models import ScoringModel
-from stages.training.windows import Side, Window
 
 
 @dataclass(frozen=True)

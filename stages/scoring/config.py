@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from stages.objectives.capabilities import Need
 from stages.scoring.manifest import gives
 from stages.stage import StageConfig, not_keyed, reference
-from stages.training.teacher_options import TeacherDtype
+from stages.training.teachers.teacher_options import TeacherDtype
 
 WAY_TO_KEEP: dict[Need, str] = {
     "top_k": "give it top_k",

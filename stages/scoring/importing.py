@@ -19,8 +19,8 @@ from stages.scoring.manifest import Teacher
 from stages.scoring.responses import LocatedTokens, ResponseProblem, locate, read_response
 from stages.scoring.store import ShardWriter, publish, text_digest
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training.documents import TrainingDocuments
-from stages.training.windows import Document
+from stages.training.data.documents import TrainingDocuments
+from stages.training.data.windows import Document
 
 SHARD_ENTRIES = 1 << 20
 

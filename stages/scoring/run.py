@@ -22,10 +22,10 @@ from stages.scoring.manifest import TOKENIZER, Manifest, Teacher
 from stages.scoring.store import ShardWriter, finished, publish
 from stages.scoring.teacher_text import TeacherReader, TeacherText, batches, passes_of
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training.documents import TrainingDocuments
+from stages.training.data.documents import TrainingDocuments
+from stages.training.data.windows import Document
 from stages.training.models import Reads, ScoringModel, pick_device
-from stages.training.teacher_loading import check_teacher_dtype, load_teacher
-from stages.training.windows import Document
+from stages.training.teachers.teacher_loading import check_teacher_dtype, load_teacher
 
 SECONDS_BETWEEN_PROGRESS = 10.0
 SECONDS_BETWEEN_LOOKS = 0.5

@@ -16,7 +16,7 @@ from alignment.byte_view import ByteView
 from alignment.chat import ChatError, ChatTemplate
 from stages.scoring.store import text_digest
 from stages.stage import StageError
-from stages.training.windows import Document
+from stages.training.data.windows import Document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

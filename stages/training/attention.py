@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stages.model_loading import CONFIG_KEY
 from stages.stage import StageError
-from stages.training.batch import SideBatch
+from stages.training.data.batch import SideBatch
 
 FLASH = "flash_attention_2"
 

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from stages.batch_split import split_batch
 from stages.document_sets import DocumentsSourceConfig
 from stages.stage import StageConfig, not_keyed
-from stages.training.adapter_options import Adapter
-from stages.training.split_options import SplitOptions
+from stages.training.adapters.adapter_options import Adapter
+from stages.training.data.split_options import SplitOptions
 
 _BATCH_WINDOWS = 8
 

@@ -15,10 +15,10 @@ from losses.output import LossOutput
 from losses.scores import token_scores
 from losses.sft import cross_entropy_loss
 from stages.stage import StageError
-from stages.training.backend import Backend
-from stages.training.batch import SideBatch, collate, to_device
+from stages.training.backends.backend import Backend
+from stages.training.data.batch import SideBatch, collate, to_device
+from stages.training.data.windows import Document, Window, plain_windows
 from stages.training.models import Signals
-from stages.training.windows import Document, Window, plain_windows
 
 
 class HeldOut:

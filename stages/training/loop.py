@@ -14,17 +14,18 @@ import torch
 from torch import nn
 
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training import checkpoint, curve
-from stages.training.backend import Backend
-from stages.training.batches import BatchSource
+from stages.training.backends.backend import Backend
 from stages.training.config import TrainingConfig
-from stages.training.guard import Guard, not_finite
+from stages.training.data.batches import BatchSource
 from stages.training.held_out import HeldOut
+from stages.training.monitoring import curve
+from stages.training.monitoring.guard import Guard, not_finite
+from stages.training.monitoring.reporter import Reporter
+from stages.training.monitoring.step_record import StepRecord
+from stages.training.monitoring.telemetry import WAITED, Telemetry
 from stages.training.random import generator
-from stages.training.reporter import Reporter
+from stages.training.saving import checkpoint
 from stages.training.step import Stepper
-from stages.training.step_record import StepRecord
-from stages.training.telemetry import WAITED, Telemetry
 
 STOP = "stop"
 """Fact of a step beside its contents: whether a process was asked to stop."""

@@ -19,7 +19,7 @@ from stages.output_head import OutputHead, output_matrix
 from stages.sharded import whole
 from stages.stage import StageError
 from stages.training.attention import attention_inputs, check_packing
-from stages.training.batch import SideBatch
+from stages.training.data.batch import SideBatch
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 

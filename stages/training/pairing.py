@@ -19,19 +19,19 @@ from stages.objectives.capabilities import GIVES, capability
 from stages.output_head import OutputHead
 from stages.sharded import is_split, whole
 from stages.stage import StageContext, StageError
+from stages.training.adapters.trained import choose_trained
 from stages.training.attention import use_attention
-from stages.training.averaged_teacher import AveragedTeacher
-from stages.training.backend import trained_parameters
-from stages.training.cached_teacher import CachedTeacher, cached_facts
+from stages.training.backends.backend import trained_parameters
+from stages.training.backends.zero import Zero, split_while_loading
 from stages.training.config import TrainingConfig
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
 from stages.training.objectives import ModelFacts, Pair, Term, build_terms
-from stages.training.split_teacher import SplitTeacher
-from stages.training.teacher import OnlineTeacher, Teacher
-from stages.training.teacher_loading import load_teacher
-from stages.training.teaching import Teaching
-from stages.training.trained import choose_trained
-from stages.training.zero import Zero, split_while_loading
+from stages.training.teachers.averaged_teacher import AveragedTeacher
+from stages.training.teachers.cached_teacher import CachedTeacher, cached_facts
+from stages.training.teachers.split_teacher import SplitTeacher
+from stages.training.teachers.teacher import OnlineTeacher, Teacher
+from stages.training.teachers.teacher_loading import load_teacher
+from stages.training.teachers.teaching import Teaching
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _teacher(
         if teaching.average is not None:
             return AveragedTeacher(scoring, trained_parameters(student).keys(), teaching.average)
         return OnlineTeacher(scoring) if zero.teacher is None else SplitTeacher(scoring, zero.teacher)
-    from stages.training.self_teacher import SelfTeacher  # PEFT takes a second to import
+    from stages.training.teachers.self_teacher import SelfTeacher  # PEFT takes a second to import
 
     return SelfTeacher.of(student, scoring)
 

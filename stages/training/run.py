@@ -12,34 +12,35 @@ from losses.balance import Balancer
 from stages.batch_split import split_batch
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError
-from stages.training import memory_report, process_group
 from stages.training.attention import check_attention
-from stages.training.averaged_teacher import followed
-from stages.training.backend import Backend
-from stages.training.batches import BatchSource
-from stages.training.blocks import WindowMaker
+from stages.training.backends import process_group
+from stages.training.backends.backend import Backend
+from stages.training.backends.zero import Zero
 from stages.training.config import TrainingConfig
-from stages.training.documents import TrainingDocuments
-from stages.training.exchange import between_processes
-from stages.training.export import export_student
-from stages.training.flops import ModelFlops, peak_flops
-from stages.training.guard import Guard
+from stages.training.data.batches import BatchSource
+from stages.training.data.blocks import WindowMaker
+from stages.training.data.documents import TrainingDocuments
+from stages.training.data.exchange import between_processes
+from stages.training.data.order import ReadingOrder
+from stages.training.data.prefetch import BlockSource, at_the_start
+from stages.training.data.split_progress import ShareDone
+from stages.training.data.stream import WindowStream
+from stages.training.data.windows import Window
 from stages.training.held_out import HeldOut, held_out_windows
 from stages.training.loop import Trainer
+from stages.training.memory import memory_report
 from stages.training.models import ScoringModel, pick_device
+from stages.training.monitoring.flops import ModelFlops, peak_flops
+from stages.training.monitoring.guard import Guard
+from stages.training.monitoring.reporter import Reporter
+from stages.training.monitoring.telemetry import Telemetry
 from stages.training.on_policy.setup import OnPolicy
 from stages.training.optimiser import peak_rates
-from stages.training.order import ReadingOrder
 from stages.training.pairing import Models, load_models
-from stages.training.prefetch import BlockSource, at_the_start
-from stages.training.reporter import Reporter
-from stages.training.split_progress import ShareDone
+from stages.training.saving.export import export_student
 from stages.training.step import Stepper
-from stages.training.stream import WindowStream
-from stages.training.teaching import Teaching, loaded_dtype
-from stages.training.telemetry import Telemetry
-from stages.training.windows import Window
-from stages.training.zero import Zero
+from stages.training.teachers.averaged_teacher import followed
+from stages.training.teachers.teaching import Teaching, loaded_dtype
 
 
 def train_student(

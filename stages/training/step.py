@@ -15,14 +15,14 @@ from torch import Tensor
 from losses.balance import Balancer
 from losses.output import LossOutput
 from stages.stage import StageError
-from stages.training.backend import Backend
-from stages.training.batch import Batch
-from stages.training.contents import contents
+from stages.training.backends.backend import Backend
+from stages.training.data.batch import Batch
 from stages.training.models import Pass, Signals
+from stages.training.monitoring.contents import contents
+from stages.training.monitoring.step_record import CONTENTS, StepRecord
+from stages.training.monitoring.timeline import Timeline
 from stages.training.objectives import Term
-from stages.training.step_record import CONTENTS, StepRecord
-from stages.training.teacher import Teacher
-from stages.training.timeline import Timeline
+from stages.training.teachers.teacher import Teacher
 
 
 class Stepper:

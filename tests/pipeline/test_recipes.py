@@ -18,10 +18,10 @@ from pipeline.recipe import Recipe
 from stages.objectives import CrossEntropyOptions, LossEntry
 from stages.references import HubReference, parse
 from stages.stage import StageContext
-from stages.training import memory_report
+from stages.training.backends.zero import Zero
 from stages.training.config import TrainingConfig
-from stages.training.teaching import Teaching
-from stages.training.zero import Zero
+from stages.training.memory import memory_report
+from stages.training.teachers.teaching import Teaching
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))

@@ -102,7 +102,7 @@ class Count:
     def _meet(self, ctx: StageContext) -> None:
         import torch
 
-        from stages.training import process_group
+        from stages.training.backends import process_group
 
         if ctx.rank == 0:
             raise StageError("rank 0 has no tokenizer; copy it there")

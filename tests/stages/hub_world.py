@@ -161,7 +161,7 @@ def read_all(address: str, directory: Path, counts: Mapping[str, int], patience:
 def _read(name: str, count: int, directory: Path) -> dict[str, Any]:
     from stages.document_source import DocumentsSource
     from stages.stage import StageContext, StageError
-    from stages.training.documents import TrainingDocuments
+    from stages.training.data.documents import TrainingDocuments
 
     said: list[str] = []
     numbers: list[int] = []

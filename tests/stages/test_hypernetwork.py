@@ -22,7 +22,7 @@ from stages.hypernetwork.sampling import LONGEST_TOKEN, NOISE_MEDIAN, NOISE_SIGM
 from stages.hypernetwork.table import StudentTable, TableLayout, TokenRows
 from stages.output_head import OutputHead
 from stages.stage import StageError
-from stages.training.batch import SideBatch
+from stages.training.data.batch import SideBatch
 from stages.training.random import generator
 
 SHAPE = Shape(columns=12, hidden=16, layers=2, heads=4, expansion=2, max_pieces=4, priors=True)

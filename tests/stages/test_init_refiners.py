@@ -23,7 +23,7 @@ from stages.initialisation.snippets import count_tokens, find_snippets, most_fre
 from stages.initialisation.task import Transplant
 from stages.initializers.refiners import NormCalibrationOptions, RefinerEntry, TokenDistillOptions
 from stages.stage import StageError, StageInterrupted
-from stages.training.batch import collate
+from stages.training.data.batch import collate
 
 WORDS = (
     *("The quick brown fox", "jumps over the lazy dog", "Tokens are byte strings", "two tokenizations of one text"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from stages.objectives import LossEntry
 from stages.objectives.base import schedule_factor
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.objectives.base import ModelFacts, Objective, Pair
 from stages.training.objectives.byte_level import ByteLevel
 from stages.training.objectives.byte_targets import Bpm, Escd

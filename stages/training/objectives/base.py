@@ -20,7 +20,7 @@ from alignment.common_vocabulary import CommonVocabulary, common_vocabulary
 from alignment.special_tokens import Roles
 from alignment.table_cache import cached_arrays
 from losses.output import LossOutput
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 
 

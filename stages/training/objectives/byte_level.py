@@ -21,7 +21,7 @@ from losses.byte_level import (
 from losses.coverings import SymbolTree
 from losses.output import LossOutput, ratio
 from stages.objectives.byte_level import ByteLevelOptions
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.projection import project

@@ -15,7 +15,7 @@ from losses.escd import escd_loss, root_rows
 from losses.output import LossOutput
 from losses.prefix_tables import PrefixTables
 from stages.objectives.byte_targets import BpmOptions, EscdOptions
-from stages.training.batch import Batch, SideBatch
+from stages.training.data.batch import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import ModelFacts, Pair
 

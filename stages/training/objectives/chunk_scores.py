@@ -11,7 +11,7 @@ from losses.hidden import channel_magnitude, hidden_state_loss
 from losses.output import LossOutput
 from stages.objectives.chunk_scores import AlmOptions, HiddenStateOptions
 from stages.stage import StageError
-from stages.training.batch import Batch, SideBatch
+from stages.training.data.batch import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.projection import project

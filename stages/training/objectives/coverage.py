@@ -6,7 +6,7 @@ from torch import Tensor
 
 from losses.chunks import token_coverage
 from losses.output import LossOutput, ratio
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 
 
 def with_chunk_coverage(output: LossOutput, batch: Batch, chunks: Tensor) -> LossOutput:

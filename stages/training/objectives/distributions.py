@@ -14,7 +14,7 @@ from losses.same_vocab import row_divergence, same_vocabulary_loss
 from losses.strict import strict_loss
 from stages.objectives.distributions import SameVocabularyOptions, StrictOptions
 from stages.stage import StageError
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.coverage import with_chunk_coverage

@@ -8,7 +8,7 @@ from torch import Tensor
 from losses.dpca import dpca_loss
 from losses.output import LossOutput
 from stages.objectives.dpca import DpcaOptions
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.chunk_scores import aligned_scores

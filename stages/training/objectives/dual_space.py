@@ -14,7 +14,7 @@ from losses.same_vocab import row_divergence
 from losses.scores import IGNORE_INDEX
 from stages.objectives.dual_space import DskdOptions
 from stages.stage import StageError
-from stages.training.batch import Batch, SideBatch
+from stages.training.data.batch import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.coverage import with_unit_coverage

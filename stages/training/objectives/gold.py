@@ -9,7 +9,7 @@ from losses.gold import VocabularySplit, comparable_spans, gold_loss, merged_spa
 from losses.output import LossOutput
 from stages.objectives.gold import GoldOptions
 from stages.stage import StageError
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.coverage import with_chunk_coverage

@@ -13,7 +13,7 @@ from losses.likelihood_scoring import ScoredRows, likelihood_scoring_loss, score
 from losses.output import LossOutput
 from stages.objectives.likelihood_scoring import LikelihoodScoringOptions
 from stages.stage import StageError
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.coverage import with_unit_coverage

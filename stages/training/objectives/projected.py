@@ -22,7 +22,7 @@ from losses.output import LossOutput
 from losses.xtoken import ChunkTokens, ProjectionEntries, hybrid_loss, projected_kl_loss
 from stages.objectives.projected import CdmOptions, MinEdOptions, XTokenOptions
 from stages.stage import StageError
-from stages.training.batch import Batch, SideBatch
+from stages.training.data.batch import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import ModelFacts, Pair
 from stages.training.objectives.coverage import with_chunk_coverage

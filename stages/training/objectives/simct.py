@@ -10,7 +10,7 @@ from losses.output import LossOutput
 from losses.same_vocab import row_divergence
 from losses.simct import SharedTokens, realised_units, simct_loss
 from stages.objectives.simct import SimCtOptions
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.chunk_scores import aligned_scores

@@ -10,7 +10,7 @@ from losses.output import LossOutput
 from losses.position_pairs import PositionPairs, aligned_positions, paired_positions
 from losses.uld import uld_loss
 from stages.objectives.sorted_distributions import MultiLevelOtOptions, Positions, UldOptions
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.coverage import with_unit_coverage

@@ -8,7 +8,7 @@ from torch import Tensor
 from losses.output import LossOutput
 from losses.token_selection import selected_cross_entropy
 from stages.objectives.token_selection import SelectedCrossEntropyOptions
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.chunk_scores import aligned_scores

@@ -8,7 +8,7 @@ from torch import Tensor
 from losses.output import LossOutput
 from losses.sft import cross_entropy_loss
 from stages.objectives.tokens import CrossEntropyOptions
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 

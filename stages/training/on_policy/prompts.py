@@ -12,10 +12,10 @@ from alignment.chat import ChatError, ChatTemplate
 from alignment.chat.messages import Message, Tool
 from alignment.spans import align_encodings
 from stages.stage import StageError
-from stages.training.aligner import DocumentAligner
-from stages.training.order import ReadingOrder
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.order import ReadingOrder
+from stages.training.data.windows import Document
 from stages.training.random import generator
-from stages.training.windows import Document
 
 _LENGTH = 0x6C656E677468  # the stream of random numbers of this module
 _ANSWER = "Answer"  # any content shows where contents come

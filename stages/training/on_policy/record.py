@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.training import curve
+from stages.training.monitoring import curve
 from stages.training.on_policy.rollouts import Rollout
 
 NAME = "rollouts.jsonl"

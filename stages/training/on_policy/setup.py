@@ -6,8 +6,10 @@ import shutil
 from dataclasses import dataclass
 
 from stages.stage import StageContext
-from stages.training.aligner import DocumentAligner
 from stages.training.config import TrainingConfig
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.order import ReadingOrder
+from stages.training.data.prefetch import BlockSource
 from stages.training.models import ScoringModel
 from stages.training.on_policy import record
 from stages.training.on_policy.guards import Guards
@@ -16,8 +18,6 @@ from stages.training.on_policy.prompts import PromptStream
 from stages.training.on_policy.rollouts import Author
 from stages.training.on_policy.stream import OnPolicyStream, WindowSource
 from stages.training.on_policy.windows import RolloutAligner
-from stages.training.order import ReadingOrder
-from stages.training.prefetch import BlockSource
 from stages.training.random import generator
 
 _PROMPTS = 0x70726F6D7074  # the stream of random numbers of this module

@@ -11,20 +11,20 @@ from typing import Any, Protocol
 import numpy as np
 
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training import checkpoint
+from stages.training.data.windows import Window
 from stages.training.on_policy import record
 from stages.training.on_policy.guards import Breach, Guards, Writing, measure
 from stages.training.on_policy.prompts import PromptStream
 from stages.training.on_policy.rollouts import Author, Rollout
 from stages.training.on_policy.windows import RolloutAligner, ScoredRollout
-from stages.training.windows import Window
+from stages.training.saving import checkpoint
 
 PREFIX = "rollouts."
 """Of the names of what is logged."""
 
 
 class WindowSource(Protocol):
-    """Where a step's windows come from; ``stages.training.stream.WindowStream`` is one."""
+    """Where a step's windows come from; ``stages.training.data.stream.WindowStream`` is one."""
 
     def take(self, count: int) -> list[Window]:
         """The next ``count`` windows."""

@@ -16,10 +16,10 @@ from alignment.chunk_alignment import ChunkAlignment, mask_chunks
 from alignment.encoding import Encoding, concatenated
 from alignment.spans import align_encodings
 from alignment.special_tokens import special_roles
-from stages.training.aligner import DocumentAligner
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.windows import Side, Window, chat_window, first_window
 from stages.training.on_policy.prompts import up_to_the_answer
 from stages.training.on_policy.rollouts import Rollout
-from stages.training.windows import Side, Window, chat_window, first_window
 
 NOTHING = Window(*[Side(np.zeros(1, np.int64), np.full(1, -1), np.zeros(1, np.int64))] * 2, num_chunks=0)
 """The window of a rollout of which nothing can be scored: it keeps the number of windows of a step."""

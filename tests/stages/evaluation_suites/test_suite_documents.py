@@ -13,7 +13,7 @@ from stages.evaluation.suites.registry import make_suite
 from stages.evaluation.suites.words import lexicon
 from stages.stage import StageContext, StageError, StageInterrupted
 from stages.suite_documents import SuiteDocuments
-from stages.training.documents import TrainingDocuments
+from stages.training.data.documents import TrainingDocuments
 
 REPOSITORY = Path(__file__).parents[3]
 SUITES = {"langgame": {"items": 60}, "cute": {"items": 26, "shots": 2}, "addition": {"items": 30, "shots": 0}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.training.windows import Side, Window
+from stages.training.data.windows import Side, Window
 
 
 def window(number: int, student: int, teacher: int | None = None, teacher_number: int = 0) -> Window:

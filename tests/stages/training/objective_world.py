@@ -17,11 +17,11 @@ from losses.output import LossOutput
 from losses.predictions import LinearHead, TopKPredictions
 from losses.scores import token_scores
 from stages.objectives import LossEntry
-from stages.training.aligner import DocumentAligner
-from stages.training.batch import Batch, SideBatch, collate
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.batch import Batch, SideBatch, collate
+from stages.training.data.windows import Document, Window
 from stages.training.models import Reads, Signals
 from stages.training.objectives import ModelFacts, Objective, Pair, build_terms
-from stages.training.windows import Document, Window
 
 WIDTHS = {"teacher": 6, "student": 5}
 LAYERS = 3

@@ -19,10 +19,10 @@ _FORK_FROM = multiprocessing.get_context("forkserver")
 _FORK_FROM.set_forkserver_preload(
     [
         "stages.distill",
-        "stages.training.aligner",
-        "stages.training.deepspeed_backend",
+        "stages.training.data.aligner",
+        "stages.training.backends.deepspeed_backend",
         "stages.training.run",
-        "stages.training.split_teacher",
+        "stages.training.teachers.split_teacher",
         "deepspeed.ops.op_builder",
         "deepspeed.runtime.zero.muon.muon_optimizer",  # it imports torch's compiler
         "transformers.conversion_mapping",

@@ -21,8 +21,8 @@ from transformers import (
 from stages.artifacts import ModelArtifact
 from stages.distill import Distill, DistillConfig
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training.adapter_options import Adapter
-from stages.training.adapters import Update, adapted_layers, adapter_names, add_adapter, merged_weights
+from stages.training.adapters.adapter_options import Adapter
+from stages.training.adapters.adapters import Update, adapted_layers, adapter_names, add_adapter, merged_weights
 
 IDS = torch.arange(3, 15)[None]
 SMALL = {"vocab_size": 40, "bos_token_id": 0, "eos_token_id": 0}

@@ -11,13 +11,13 @@ from on_policy_world import make_world
 
 from stages.distill import DistillConfig
 from stages.stage import StageContext
-from stages.training import state_files
-from stages.training.averaged_teacher import followed
-from stages.training.backend import PlainBackend
+from stages.training.backends.backend import PlainBackend
+from stages.training.backends.zero import Zero
 from stages.training.models import DTYPES
 from stages.training.pairing import Models, load_models
-from stages.training.teaching import Teaching
-from stages.training.zero import Zero
+from stages.training.saving import state_files
+from stages.training.teachers.averaged_teacher import followed
+from stages.training.teachers.teaching import Teaching
 
 DECAY = 0.999
 LOSSES = ["cross_entropy", {"alm": {"gamma": 0.0}}]

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stages.objectives import LossEntry
 from stages.stage import StageError
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.models import Reads
 
 

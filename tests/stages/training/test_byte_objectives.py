@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from alignment.byte_view import ByteView
 from stages.objectives import LossEntry
-from stages.training.batch import Batch, collate
+from stages.training.data.batch import Batch, collate
+from stages.training.data.windows import Side, Window
 from stages.training.objectives import ModelFacts, Pair, build_terms
-from stages.training.windows import Side, Window
 
 VOCABULARY = [None, b" a", b"a", b"b", b" "]
 

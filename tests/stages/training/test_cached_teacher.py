@@ -16,12 +16,12 @@ from losses.chunks import chunk_end_mask
 from stages.distill import DistillConfig
 from stages.scoring.store import ScoreStore
 from stages.stage import StageError
-from stages.training.aligner import DocumentAligner
-from stages.training.batch import collate
-from stages.training.cached_teacher import CachedTeacher
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.batch import collate
+from stages.training.data.scored_text import ScoredDocuments
+from stages.training.data.windows import Document
 from stages.training.models import Reads
-from stages.training.scored_text import ScoredDocuments
-from stages.training.windows import Document
+from stages.training.teachers.cached_teacher import CachedTeacher
 
 ALM = {"alm": {"gamma": 0.0, "temperature": 20.0}}
 

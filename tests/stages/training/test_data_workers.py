@@ -14,9 +14,9 @@ import pytest
 from window_world import Numbered, names, numbered, source
 
 from stages.stage import StageError
-from stages.training.prefetch import BLOCKS_AHEAD
-from stages.training.stream import WindowStream
-from stages.training.worker_pool import WorkerDied, WorkerPool
+from stages.training.data.prefetch import BLOCKS_AHEAD
+from stages.training.data.stream import WindowStream
+from stages.training.data.worker_pool import WorkerDied, WorkerPool
 
 
 class Failing(Numbered):

@@ -10,7 +10,7 @@ import pytest
 
 from stages.distill import DistillConfig
 from stages.stage import StageError
-from stages.training.deepspeed_config import KNOWN, notes, read_given, student_settings, teacher_settings
+from stages.training.backends.deepspeed_config import KNOWN, notes, read_given, student_settings, teacher_settings
 
 # What the examples of Hugging Face's and DeepSpeed's documentation look like.
 HUGGING_FACE_ZERO3 = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stages.objectives import LossEntry
 from stages.objectives.capabilities import CAPABILITIES, GIVES, capability
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.objectives import OBJECTIVES, Objective
 
 ALL = sorted(OBJECTIVES)

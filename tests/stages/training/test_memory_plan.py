@@ -24,17 +24,17 @@ from transformers import (
 
 from stages.objectives import LossEntry
 from stages.stage import StageContext
-from stages.training.backend import PlainBackend
+from stages.training.adapters.trained import choose_trained
+from stages.training.backends.backend import PlainBackend
+from stages.training.backends.zero import Zero
 from stages.training.config import TrainingConfig
-from stages.training.memory_facts import KeptBytes, ModelMemory, cache_memory, student_memory, teacher_memory
-from stages.training.memory_plan import Layout, Reading, Rollouts, plan_memory
-from stages.training.memory_report import layout_of, report_memory
-from stages.training.memory_table import GIB
+from stages.training.memory.memory_facts import KeptBytes, ModelMemory, cache_memory, student_memory, teacher_memory
+from stages.training.memory.memory_plan import Layout, Reading, Rollouts, plan_memory
+from stages.training.memory.memory_report import layout_of, report_memory
+from stages.training.memory.memory_table import GIB
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
 from stages.training.on_policy.options import OnPolicyOptions
-from stages.training.teaching import Teaching
-from stages.training.trained import choose_trained
-from stages.training.zero import Zero
+from stages.training.teachers.teaching import Teaching
 
 CPU = torch.device("cpu")
 ROWS, TOKENS = 2, 24
@@ -379,7 +379,7 @@ def test_the_bucket_is_the_one_that_deepspeed_gets(directories, tmp_path):
 
 
 def test_a_plan_that_does_not_fit_is_a_warning(directories, tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.training.memory_report._available", lambda device, processes: 1000)
+    monkeypatch.setattr("stages.training.memory.memory_report._available", lambda device, processes: 1000)
     lines, record = _report(directories["llama-tied"], directories["gpt2"], tmp_path, ["alm"])
     assert record["available"] == 1000
     assert "warning: the memory plan exceeds what there is; lower micro_batch_windows" in lines[-1]

@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.byte_view import ByteView
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training import process_group
-from stages.training.aligner import DocumentAligner
+from stages.training.backends import process_group
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.order import ReadingOrder, Streamed
+from stages.training.data.windows import Document, Window
 from stages.training.on_policy.options import OnPolicyOptions
 from stages.training.on_policy.prompts import Prompt, PromptStream
 from stages.training.on_policy.rollouts import Author, Rollout, whole_characters
 from stages.training.on_policy.windows import NOTHING, RolloutAligner, ScoredRollout
-from stages.training.order import ReadingOrder, Streamed
-from stages.training.windows import Document, Window
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on while the fox runs far away.",

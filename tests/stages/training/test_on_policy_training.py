@@ -14,7 +14,7 @@ from stages.artifacts import ModelArtifact
 from stages.distill import Distill, DistillConfig
 from stages.stage import StageContext, StageError, StageInterrupted
 from stages.training import loop
-from stages.training.guard import Guard
+from stages.training.monitoring.guard import Guard
 from stages.training.on_policy.rollouts import Author
 
 ALM = {"alm": {"gamma": 0.0, "temperature": 20.0}}

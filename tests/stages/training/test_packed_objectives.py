@@ -11,8 +11,8 @@ from torch import Tensor
 
 from losses.output import LossOutput
 from stages.objectives.capabilities import CAPABILITIES
-from stages.training.batch import Batch, collate_packed
-from stages.training.layout import empty_like
+from stages.training.data.batch import Batch, collate_packed
+from stages.training.data.layout import empty_like
 from stages.training.objectives import OBJECTIVES, Objective
 
 ONE_VOCABULARY = {each.objective for each in CAPABILITIES if each.vocabularies in ("identical", "subset")}

@@ -21,9 +21,9 @@ from stages.artifacts import ModelArtifact
 from stages.distill import Distill, DistillConfig
 from stages.objectives import LossEntry
 from stages.stage import StageContext, StageError, StageInterrupted
-from stages.training.batch import Batch
+from stages.training.data.batch import Batch
 from stages.training.objectives import Objective
-from stages.training.state_files import StateReader
+from stages.training.saving.state_files import StateReader
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on while the fox runs far away.",

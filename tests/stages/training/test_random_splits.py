@@ -17,13 +17,13 @@ from alignment.spans import align
 from stages.distill import DistillConfig
 from stages.stage import StageError, StageInterrupted
 from stages.stochastok import StochasTok, StochasTokConfig
-from stages.training.account import Account
-from stages.training.aligner import DocumentAligner
-from stages.training.order import ReadingOrder, Streamed
-from stages.training.random_splits import RandomSplits
-from stages.training.split_options import SplitOptions
-from stages.training.split_progress import ShareDone
-from stages.training.windows import Document, Window
+from stages.training.data.account import Account
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.order import ReadingOrder, Streamed
+from stages.training.data.random_splits import RandomSplits
+from stages.training.data.split_options import SplitOptions
+from stages.training.data.split_progress import ShareDone
+from stages.training.data.windows import Document, Window
 
 TEXT = "The quick brown fox jumps over 12345 lazy dogs, and two tokenizations of one text meet. " * 3
 CHAT = [

@@ -12,12 +12,12 @@ from pipeline.loading import load_recipe
 from stages.distill import Distill, DistillConfig
 from stages.objectives import LossEntry
 from stages.stage import StageContext
-from stages.training.aligner import DocumentAligner
-from stages.training.batch import Batch, collate
+from stages.training.backends.zero import Zero
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.batch import Batch, collate
+from stages.training.data.windows import Document
 from stages.training.pairing import Models, load_models
-from stages.training.teaching import Teaching, loaded_dtype
-from stages.training.windows import Document
-from stages.training.zero import Zero
+from stages.training.teachers.teaching import Teaching, loaded_dtype
 
 REPOSITORY = Path(__file__).parents[3]
 SENTENCES = [

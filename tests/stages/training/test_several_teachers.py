@@ -16,8 +16,8 @@ from scored_world import TEXTS, context, score
 from stages.distill import Distill, DistillConfig
 from stages.scoring.store import text_digest
 from stages.stage import StageError
-from stages.training.documents import TrainingDocuments
-from stages.training.teaching import aligner_of, teachings_of
+from stages.training.data.documents import TrainingDocuments
+from stages.training.teachers.teaching import aligner_of, teachings_of
 
 ALM = {"alm": {"gamma": 0.0, "temperature": 20.0}}
 LOSSES = [ALM, "dpca", "cross_entropy"]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from stages.distill import DistillConfig
 from stages.stage import StageError
-from stages.training import checkpoint, state_files
-from stages.training.state_files import KINDS, Fragment, Shapes, StateReader
+from stages.training.saving import checkpoint, state_files
+from stages.training.saving.state_files import KINDS, Fragment, Shapes, StateReader
 
 SHAPES = {"body.weight": (7, 5), "body.bias": (7,), "scale": ()}
 

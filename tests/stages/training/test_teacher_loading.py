@@ -11,11 +11,11 @@ import torch
 from stages.distill import DistillConfig
 from stages.output_head import OutputHead
 from stages.stage import StageContext, StageError
+from stages.training.backends.zero import Zero
 from stages.training.config import TrainingConfig
-from stages.training.memory_facts import teacher_memory
+from stages.training.memory.memory_facts import teacher_memory
 from stages.training.models import Reads, ScoringModel
-from stages.training.teacher_loading import check_teacher_dtype, load_teacher
-from stages.training.zero import Zero
+from stages.training.teachers.teacher_loading import check_teacher_dtype, load_teacher
 
 CPU = torch.device("cpu")
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None

@@ -19,7 +19,7 @@ from stages.training.attention import (
     use_attention,
     window_ends,
 )
-from stages.training.batch import SideBatch, collate, collate_packed
+from stages.training.data.batch import SideBatch, collate, collate_packed
 
 COMMON = {
     "vocab_size": 64,

@@ -6,7 +6,7 @@ import pytest
 
 from stages.distill import DistillConfig
 from stages.stage import StageError
-from stages.training import checkpoint
+from stages.training.saving import checkpoint
 
 
 def _save(root, step, content=b"weights"):

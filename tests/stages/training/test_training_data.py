@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.training.aligner import DocumentAligner
-from stages.training.batch import collate
-from stages.training.layout import micro_batches
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.batch import collate
+from stages.training.data.layout import micro_batches
+from stages.training.data.windows import Document, Window
 from stages.training.random import generator
-from stages.training.windows import Document, Window
 
 TEXT = "The quick brown fox jumps over 12345 lazy dogs.\n    def add(x):\n        return x + 1\n" * 6
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from stages.distill import DistillConfig
 from stages.objectives.capabilities import CAPABILITIES
 from stages.stage import StageContext, StageError
-from stages.training import process_group
-from stages.training.deepspeed_config import teacher_settings
-from stages.training.zero import split_while_loading
+from stages.training.backends import process_group
+from stages.training.backends.deepspeed_config import teacher_settings
+from stages.training.backends.zero import split_while_loading
 from stages.worker import EXIT_INTERRUPTED
 
 STEPS = 4

@@ -16,10 +16,10 @@ from window_world import Numbered
 
 from stages.document_source import DocumentsSource
 from stages.stage import StageContext, StageError
-from stages.training.documents import TrainingDocuments
-from stages.training.order import ReadingOrder
-from stages.training.prefetch import BlockSource
-from stages.training.stream import WindowStream
+from stages.training.data.documents import TrainingDocuments
+from stages.training.data.order import ReadingOrder
+from stages.training.data.prefetch import BlockSource
+from stages.training.data.stream import WindowStream
 
 TEXTS = [f"Text number {number}, é🙂.\r\nIts second line." for number in range(40)]
 CHATS = [
@@ -178,7 +178,7 @@ def test_memory_does_not_grow_with_the_text(tmp_path):
 
 
 def test_the_index_of_a_long_file_is_made_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.training.documents._WORTH_KEEPING", 10)
+    monkeypatch.setattr("stages.training.data.documents._WORTH_KEEPING", 10)
     out = _artifact(tmp_path / "a", path=str(_jsonl(tmp_path / "x.jsonl", [{"text": text} for text in TEXTS])))
     cache = tmp_path / "cache"
     first = list(TrainingDocuments(out, cache))
@@ -193,7 +193,7 @@ def test_the_index_of_a_long_file_is_made_once(tmp_path, monkeypatch):
 
 
 def test_processes_of_one_number_on_two_machines_make_the_index_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.training.documents._WORTH_KEEPING", 10)
+    monkeypatch.setattr("stages.training.data.documents._WORTH_KEEPING", 10)
     out = _artifact(tmp_path / "a", path=str(_jsonl(tmp_path / "x.jsonl", [{"text": text} for text in TEXTS])))
     cache, save, others = tmp_path / "cache", np.save, []
 

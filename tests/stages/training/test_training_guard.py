@@ -15,8 +15,8 @@ from transformers import AutoTokenizer
 from stages.distill import Distill, DistillConfig
 from stages.stage import StageContext, StageError, StageInterrupted
 from stages.training import loop
-from stages.training.batches import BatchSource
-from stages.training.guard import FEWEST, Guard
+from stages.training.data.batches import BatchSource
+from stages.training.monitoring.guard import FEWEST, Guard
 
 POISON = "\x01"
 TEXTS = [

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_windows import window
 
-from stages.training.batch import SideBatch, collate, collate_packed
-from stages.training.layout import empty_like, micro_batches, pack
+from stages.training.data.batch import SideBatch, collate, collate_packed
+from stages.training.data.layout import empty_like, micro_batches, pack
 
 ROW = 24
 SIZES = st.lists(st.tuples(st.integers(1, ROW), st.integers(1, ROW)), min_size=1, max_size=40)

@@ -13,12 +13,12 @@ from stages.distill import Distill, DistillConfig
 from stages.objectives.base import schedule_factor
 from stages.objectives.capabilities import CAPABILITIES, GIVES, usable_with
 from stages.stage import StageContext, StageError
-from stages.training.aligner import DocumentAligner
-from stages.training.batch import collate
+from stages.training.backends.zero import Zero
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.batch import collate
+from stages.training.data.windows import Document
 from stages.training.pairing import load_models
-from stages.training.teaching import Teaching
-from stages.training.windows import Document
-from stages.training.zero import Zero
+from stages.training.teachers.teaching import Teaching
 
 
 @pytest.mark.parametrize("signal", ["scores", "top_k"])

@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM
 from losses.scores import IGNORE_INDEX
 from stages.distill import DistillConfig
 from stages.stage import StageContext
-from stages.training.aligner import DocumentAligner
-from stages.training.backend import PlainBackend
-from stages.training.batch import Batch, collate
+from stages.training.backends.backend import PlainBackend
+from stages.training.backends.zero import Zero
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.batch import Batch, collate
+from stages.training.data.windows import Document
 from stages.training.pairing import Models, load_models
 from stages.training.step import Stepper
-from stages.training.teaching import Teaching
-from stages.training.windows import Document
-from stages.training.zero import Zero
+from stages.training.teachers.teaching import Teaching
 
 TEXTS = ("The quick brown fox jumps over the lazy dog.", "Tokens are byte strings; two tokenizations of one text meet.")
 STEPS = 4

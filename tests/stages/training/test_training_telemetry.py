@@ -17,14 +17,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 from losses import scores
 from stages.distill import Distill, DistillConfig
 from stages.stage import StageContext
-from stages.training.batch import Batch, collate
-from stages.training.contents import contents
-from stages.training.flops import ModelFlops, known_peak
+from stages.training.data.batch import Batch, collate
+from stages.training.data.windows import Side, Window
+from stages.training.monitoring.contents import contents
+from stages.training.monitoring.flops import ModelFlops, known_peak
+from stages.training.monitoring.step_record import StepRecord
+from stages.training.monitoring.telemetry import WAITED, Telemetry
+from stages.training.monitoring.timeline import PHASES, Timeline
 from stages.training.optimiser import select_trainable
-from stages.training.step_record import StepRecord
-from stages.training.telemetry import WAITED, Telemetry
-from stages.training.timeline import PHASES, Timeline
-from stages.training.windows import Side, Window
 
 TOKENS = 12
 TEXTS = ["Tokens are byte strings; two tokenizations of one text meet where their boundaries coincide."] * 6

@@ -13,10 +13,10 @@ from transformers import AutoTokenizer
 
 from alignment.byte_view import ByteView
 from stages.stage import StageError
-from stages.training.account import Account
-from stages.training.aligner import DocumentAligner
-from stages.training.batch import collate
-from stages.training.windows import Document, plain_windows
+from stages.training.data.account import Account
+from stages.training.data.aligner import DocumentAligner
+from stages.training.data.batch import collate
+from stages.training.data.windows import Document, plain_windows
 
 TEXT = "The quick brown fox jumps over 12345 lazy dogs.\n    def add(x):\n        return x + 1\n" * 6
 CHAT = [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from window_world import Numbered, names, numbered, source, stream
 
 from stages.stage import StageError
-from stages.training.order import ReadingOrder, Streamed
-from stages.training.stream import WindowStream
+from stages.training.data.order import ReadingOrder, Streamed
+from stages.training.data.stream import WindowStream
 
 
 def _several(number: int) -> int:

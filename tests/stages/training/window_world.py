@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.training.account import Account, DocumentFacts
-from stages.training.blocks import DocumentWindows
-from stages.training.order import ReadingOrder
-from stages.training.prefetch import BlockSource
-from stages.training.stream import WindowStream
-from stages.training.windows import Document, Window, plain_windows
+from stages.training.data.account import Account, DocumentFacts
+from stages.training.data.blocks import DocumentWindows
+from stages.training.data.order import ReadingOrder
+from stages.training.data.prefetch import BlockSource
+from stages.training.data.stream import WindowStream
+from stages.training.data.windows import Document, Window, plain_windows
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Which parameters learn: all, some, or low-rank updates of frozen ones."""

@@ -1,0 +1,1 @@
+"""How the processes of a training share gradients, parameters and optimiser states."""

@@ -1,0 +1,1 @@
+"""What a training says of itself: losses, speed, memory, curves, and steps that must be taken back."""
