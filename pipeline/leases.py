@@ -36,14 +36,9 @@ def take(path: Path, info: Mapping[str, Any]) -> str | None:
     draft = lease.with_name(f".{lease.name}.{token}")
     draft.write_text(json.dumps(record), encoding="utf-8")
     try:
-        for _ in range(2):
-            try:
-                os.link(draft, lease)
-                return token
-            except FileExistsError:
-                if is_held(path) or not _break(lease):
-                    return None
-        return None
+        if _linked(draft, lease):
+            return token
+        return token if _broken(path, draft) and _linked(draft, lease) else None
     finally:
         draft.unlink()
 
@@ -61,7 +56,9 @@ def is_held(path: Path) -> bool:
 
 
 def discard(path: Path) -> bool:
-    """Remove a lease on ``path`` whoever has it; whether there was one."""
+    """Remove a lease on ``path`` whoever has it, and what somebody who died while breaking one left; whether there was
+    a lease."""
+    _guard(path).unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):
         lease_path(path).unlink()
         return True
@@ -77,21 +74,34 @@ def _is_dead(record: Mapping[str, Any]) -> bool:
         return True
 
 
-def _break(lease: Path) -> bool:
-    """Remove the lease of a dead holder; False if another process did, and somebody has a new one."""
-    seen = _read(lease)
-    aside = lease.with_name(f".{lease.name}.dead-{uuid.uuid4().hex}")
-    try:
-        lease.rename(aside)
-    except FileNotFoundError:
-        return True
-    moved = _read(aside)
-    if moved.get("token") != seen.get("token"):
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, lease)
-        aside.unlink()
+def _broken(path: Path, draft: Path) -> bool:
+    """Remove the lease on ``path`` if its holder is dead; whether it is gone.
+
+    One process at a time: between seeing that the holder is dead and removing the lease, nobody else can put a living
+    one in its place.
+    """
+    guard = _guard(path)
+    if not _linked(draft, guard):
         return False
-    aside.unlink()
+    try:
+        if is_held(path):
+            return False
+        lease_path(path).unlink(missing_ok=True)
+        return True
+    finally:
+        guard.unlink(missing_ok=True)
+
+
+def _guard(path: Path) -> Path:
+    return path.with_name(f".{path.name}.breaking")
+
+
+def _linked(draft: Path, name: Path) -> bool:
+    """Give ``draft`` a second name, unless something has it already."""
+    try:
+        os.link(draft, name)
+    except FileExistsError:
+        return False
     return True
 
 

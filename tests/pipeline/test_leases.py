@@ -82,8 +82,8 @@ def test_a_process_with_the_number_of_a_dead_holder_is_not_taken_for_it(path: Pa
     assert not is_locked(path)
 
 
-def test_only_one_of_many_gets_the_lease_of_a_dead_holder(path: Path) -> None:
-    path.touch()
+@pytest.mark.parametrize("turn", range(20))
+def test_only_one_of_many_gets_the_lease_of_a_dead_holder(path: Path, turn: int) -> None:
     record = {"host": locks._own_info()["host"], "pid": 2**22 + 1, "token": "dead", "born": 0.0}
     leases.lease_path(path).write_text(json.dumps(record))
     tokens: list[str | None] = []
@@ -99,6 +99,7 @@ def test_only_one_of_many_gets_the_lease_of_a_dead_holder(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len([token for token in tokens if token is not None]) == 1
+    assert [file.name for file in path.parent.iterdir()] == [leases.lease_path(path).name], "nothing else is left"
 
 
 def test_a_lease_that_was_taken_over_is_not_released(path: Path) -> None:
