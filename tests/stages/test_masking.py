@@ -48,7 +48,7 @@ def test_names_that_only_look_like_it(name: str) -> None:
 
 def test_of_the_environment_keys_are_secret_and_short_values_are_not() -> None:
     assert is_secret_variable("GPG_KEY")
-    environment = {"HF_TOKEN": "abcdefgh", "PASSWORD": "x1", "HOME": "/root/long", "WANDB_API_KEY": "abcdefghij"}
+    environment = {"HF_TOKEN": "abcdefgh", "PASSWORD": "x1", "HOME": "/somewhere/long", "WANDB_API_KEY": "abcdefghij"}
     assert environment_secrets(environment) == ("abcdefghij", "abcdefgh")
 
 
