@@ -70,6 +70,8 @@ def test_the_newest_of_each_kind_can_be_spared(folder: Path) -> None:
 def test_what_is_at_work_stays(folder: Path) -> None:
     old = next(path.parents[1] for path in folder.glob("runs/store/say/*/out.*/text.txt") if path.read_text() == "old")
     with FileLock(old / clean.LOCK).acquire():
+        listed = clean.leftovers(folder / "runs", work=False, keep_last=0)
+        assert old not in [leftover.path for leftover in listed], "it is not even listed"
         assert main(["clean", "--yes"]) == 0
         assert entries(folder) == ["new", "old"]
     found = clean.leftovers(folder / "runs", work=False, keep_last=0)
