@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-all check format
+.PHONY: install quickstart test test-all check format docs
 
 # The stamp is newer than what it was made from, or the environment is brought up to date.
 $(STAMP): pyproject.toml constraints.txt
@@ -14,6 +14,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	$(BIN)/python -m pip install --quiet --no-deps --group demo --group tokenizers
 	touch $@
+
+install: $(STAMP)
 
 quickstart: $(STAMP)
 	$(BIN)/pipeline run recipes/quickstart.yaml
@@ -31,3 +33,8 @@ check: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The variable spares the reader an announcement of the theme's makers.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "open $(CURDIR)/site/index.html"

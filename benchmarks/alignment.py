@@ -21,7 +21,6 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
-import platform
 import statistics
 import sys
 import sysconfig
@@ -38,6 +37,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
+
+from machine import measured_on  # noqa: E402
 
 from alignment.byte_view import ByteView  # noqa: E402
 from alignment.chunk_alignment import ChunkAlignment  # noqa: E402
@@ -284,10 +285,8 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=500_000, help="of each kind of text")
     parser.add_argument("--repeat", type=int, default=9)
     arguments = parser.parse_args()
-    packages = [name for name in ("numpy", "tokenizers", "transformers", "trl") if importlib.util.find_spec(name)]
-    print(f"{os.cpu_count()} CPUs ({platform.machine()}), one thread; Python {platform.python_version()}", end=", ")
-    print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages) + "\n")
-    if "trl" not in packages:
+    print(measured_on(("numpy", "tokenizers", "transformers", "trl"), threads=1) + "\n")
+    if importlib.util.find_spec("trl") is None:
         print("TRL is not installed: pip install --no-deps trl==1.16.0\n")
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|")
     teacher, *students = build_sides()

@@ -11,13 +11,10 @@ from __future__ import annotations
 import argparse
 import gzip
 import itertools
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +24,7 @@ from alignment.byte_view import ByteView
 from alignment.chunk_alignment import ChunkAlignment
 from alignment.encoding import Encoding
 from alignment.spans import align_batch
+from benchmarks.machine import measured_on
 from stages.sources import TokenizerSource
 from stages.stage import StageContext
 
@@ -154,9 +152,8 @@ def report(
 ) -> str:
     """The Markdown page."""
     total = sum(size for _, size in sets.values())
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "transformers", "numpy"))
     lines = [
-        f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {packages}",
+        measured_on(("tokenizers", "transformers", "numpy")),
         "",
         "Texts (documents, bytes): "
         + "; ".join(f"{name} ({documents:,}, {size:,})" for name, (documents, size) in sets.items())

@@ -1,11 +1,13 @@
 """What exact byte probabilities cost beside canonical ones: forward passes, tokens computed, seconds.
 
     python -m benchmarks.evaluation MODEL TEXTS.jsonl [--passages 20] [--passage-bytes 512] [--places 50]
+    python -m benchmarks.evaluation MODEL --suite-items 52
 
 MODEL is a directory of a Hugging Face causal language model, TEXTS a file of JSON lines with a ``text``. Passages are
 cut after so many bytes, wherever that falls. Canonical scoring computes each passage's own tokens once; the rows below
 it say how much more it takes to sum over the coverings of the passage's end, to know the next byte at places drawn from
-the passages, and to write byte by byte.
+the passages, and to write byte by byte. The second form scores the options of a suite's questions, with what they share
+computed once and without.
 """
 
 from __future__ import annotations
@@ -19,15 +21,23 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from alignment.byte_view import ByteView
 from alignment.tokenizer_facts import load_tokenizer
+from benchmarks.machine import measured_on
+from stages.evaluation.core import Request, ignore
 from stages.evaluation.exact_bytes.next_tokens import Group
 from stages.evaluation.exact_bytes.passages import passages
 from stages.evaluation.exact_bytes.scorer import ExactByteScorer, Places
 from stages.evaluation.exact_bytes.writing import sample
-from stages.evaluation.scoring import load_model
+from stages.evaluation.scoring import load_model, score_windows
+from stages.evaluation.shared_contexts import computed_tokens, plan
+from stages.evaluation.suites.asking import continuations
+from stages.evaluation.suites.options import CuteOptions
+from stages.evaluation.suites.registry import make_suite
 from stages.evaluation.text_start import TextStart
+from stages.evaluation.token_scorer import RequestRow, TokenScorer
 from stages.evaluation.windows import Document
 
 BATCH_TOKENS = 4096
@@ -37,6 +47,10 @@ Result = TypeVar("Result")
 def main() -> None:
     """Print the table."""
     options = _options()
+    print(measured_on(("torch", "transformers"), threads=torch.get_num_threads()))
+    if options.texts is None:
+        _suite(options.model, options.suite_items)
+        return
     texts = [json.loads(line)["text"] for line in options.texts.read_text(encoding="utf-8").splitlines()]
     documents = [Document(str(number), "text", text) for number, text in enumerate(texts)]
     cut = [passage.text for passage in passages(documents, options.passage_bytes)][: options.passages]
@@ -80,6 +94,37 @@ class _Measure:
         return result
 
 
+def _suite(directory: Path, items: int) -> None:
+    """Tokens and processor seconds of scoring every option of the suite ``cute``."""
+    tokenizer = load_tokenizer(directory, trust_remote_code=False)
+    view = ByteView.from_tokenizer(tokenizer)
+    model, start = load_model(directory), TextStart.of(tokenizer, view)
+    suite = make_suite("cute", CuteOptions(items=items), "test")
+    requests = [Request(each.prompt, text) for each in suite.questions for text in continuations(suite, each)]
+    scorer = TokenScorer(directory.name, model, view, start, batch_tokens=BATCH_TOKENS)
+    rows = [row for row in scorer.rows(requests) if isinstance(row, RequestRow)]
+    plain = sum(len(row.ids) for row in rows)
+    shared = computed_tokens(plan(rows))
+    began = time.process_time()
+    together = [score.nats for score in scorer.score(requests) if score.problem is None]
+    seconds = time.process_time() - began
+    print(f"{len(suite.questions)} questions, {len(rows)} options; {str(model.dtype).removeprefix('torch.')}")
+    print(f"shared: {shared} tokens, {seconds:.1f} s of processor time")
+    for batch_tokens in (BATCH_TOKENS, BATCH_TOKENS // 8):
+        began = time.process_time()
+        found = score_windows(
+            model, rows, prefix_ids=(), vocab_size=view.vocab_size, batch_tokens=batch_tokens, on_batch=ignore
+        )
+        seconds = time.process_time() - began
+        ends = np.cumsum([len(row.ids) - row.first_scored for row in rows])[:-1]
+        alone = np.array([-part.sum(dtype=np.float64) for part in np.split(found.logp, ends)])
+        apart = np.abs(alone - together)
+        print(
+            f"row by row, batches of {batch_tokens}: {plain} tokens, {seconds:.1f} s; nats differ by "
+            f"{apart.mean():.3f} in the mean, {apart.max():.3f} at most"
+        )
+
+
 def _scorer(directory: Path) -> ExactByteScorer:
     tokenizer = load_tokenizer(directory, trust_remote_code=False)
     view = ByteView.from_tokenizer(tokenizer)
@@ -101,7 +146,8 @@ def _places(texts: Sequence[str], count: int) -> list[Places]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("texts", type=Path)
+    parser.add_argument("texts", type=Path, nargs="?")
+    parser.add_argument("--suite-items", type=int, default=52)
     parser.add_argument("--passages", type=int, default=20)
     parser.add_argument("--passage-bytes", type=int, default=512)
     parser.add_argument("--places", type=int, default=50)

@@ -14,11 +14,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,8 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))  # before this directory, which has an alignment.py
+
+from machine import measured_on  # noqa: E402
 
 from stages.initialisation.checking import some_documents  # noqa: E402
 from stages.reload_check import inspect_in_fresh_process  # noqa: E402
@@ -152,8 +151,7 @@ def main() -> None:
     if "gemma3" in options.targets and options.donor is None:
         parser.error("the target gemma3 needs --donor FILE.gguf")
 
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers"))
-    print(f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {versions}")
+    print(measured_on(("torch", "transformers")))
     options.runs.mkdir(parents=True, exist_ok=True)
     for target in options.targets:
         methods = [name for name in options.methods if target == "gemma3" or name not in WITH_DONOR]

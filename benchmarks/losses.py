@@ -15,10 +15,8 @@ import os
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,6 +33,8 @@ from torch.nn import functional
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
+
+from machine import measured_on  # noqa: E402
 
 from losses.alm import AlignedScores, alm_from_token_scores  # noqa: E402
 from losses.chunks import shift_labels, shift_scores  # noqa: E402
@@ -308,12 +308,7 @@ def main() -> None:
     if options.case is not None:
         print(json.dumps(measure(options.case, options, options.vocab[0])))
         return
-    packages = [p for p in ("torch", "trl", "liger-kernel") if importlib.util.find_spec(p.replace("-", "_"))]
-    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPUs"
-    print(
-        f"{machine} ({platform.machine()}), {options.threads} thread(s); Python {platform.python_version()}, {versions}"
-    )
+    print(measured_on(("torch", "trl", "liger-kernel"), device=options.device, threads=options.threads))
     for vocab_size in options.vocab:
         print(f"\n{options.rows:,} rows, width {options.width}, {vocab_size:,} tokens, {options.dtype}\n")
         print(table(run_all(options, vocab_size)))

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from machine import measured_on
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 TRAINED = ("speeches", "novel", "source")
@@ -159,9 +157,8 @@ def main() -> None:
     command = [sys.executable, "-m", "pipeline", "run", str(path), "--runs", str(options.runs)]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers"))
-    print(f"{os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, {versions}; ", end="")
-    print(f"one thread; {options.steps} steps of 2 windows of at most 128 tokens\n")
+    print(f"{measured_on(('torch', 'transformers'), threads=1)}; ", end="")
+    print(f"{options.steps} steps of 2 windows of at most 128 tokens\n")
     print(table(options.runs / made["name"], arms))
 
 

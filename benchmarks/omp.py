@@ -15,7 +15,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -32,6 +31,8 @@ from torch import Tensor
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))
+
+from machine import measured_on  # noqa: E402
 
 from alignment.initializers.omp import GIB, OrthogonalMatchingPursuit  # noqa: E402
 
@@ -193,10 +194,8 @@ def main() -> None:
             subprocess.run(command, check=True)
         rows = table(options)
     what = options.model.name if options.model else f"drawn, width {options.width}"
-    print(
-        f"{options.anchors:,} anchors ({what}), k = {options.k}, {options.threads} thread(s), budget "
-        f"{options.memory_gib:g} GiB; Python {platform.python_version()}, torch {torch.__version__}\n\n{rows}"
-    )
+    asked = f"{options.anchors:,} anchors ({what}), k = {options.k}, budget {options.memory_gib:g} GiB"
+    print(f"{asked}; {measured_on(('torch',), threads=options.threads)}\n\n{rows}")
 
 
 if __name__ == "__main__":

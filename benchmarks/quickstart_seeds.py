@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
+
+from machine import measured_on
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "quickstart.yaml"
 MEASURES = {
@@ -54,11 +53,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     reports = [run_seed(seed, arguments.runs) for seed in arguments.seeds]
-    print(
-        f"{len(reports)} seeds; {os.cpu_count()} CPUs ({platform.machine()}), Python {platform.python_version()}, ",
-        end="",
-    )
-    print(", ".join(f"{package} {version(package)}" for package in ("torch", "transformers")))
+    print(f"{len(reports)} seeds; {measured_on(('torch', 'transformers'))}")
     for measure, title in MEASURES.items():
         print(f"\n{title}\n\n{table(reports, measure)}")
 

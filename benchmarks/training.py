@@ -14,7 +14,6 @@ of 128,256 and 262,144 tokens, for a GPU of 80 GB; ``--layers`` and ``--width`` 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -33,6 +32,7 @@ import torch
 REPOSITORY = Path(__file__).parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
+from machine import machine, versions  # noqa: E402
 from random_pair import GEMMA_1B, LLAMA_1B, SMALL_STUDENT, SMALL_TEACHER, write_model  # noqa: E402
 
 from stages.distill import Distill, DistillConfig  # noqa: E402
@@ -300,12 +300,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.cases:
             found[name] = measure(name, world, options)
             print(f"{name}: {found[name]['step']:.3f} s", file=sys.stderr)
-    machine = torch.cuda.get_device_name() if options.device == "cuda" else f"{os.cpu_count()} CPUs"
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "deepspeed")}
     about = {
-        "machine": f"{machine} ({platform.machine()})",
+        "machine": machine(options.device),
         "python": platform.python_version(),
-        **packages,
+        **versions(("torch", "transformers", "deepspeed")),
         "threads": options.threads,
         "step": f"{options.windows} windows of at most {options.window_tokens} tokens, {options.dtype}",
         "tokens a second that one process aligns": f"{rate:,.0f}",

@@ -38,7 +38,7 @@ def audit(arguments: argparse.Namespace, command: str) -> Path:
         if plan.pending:  # otherwise the report says everything
             print(line, file=say, flush=True)
 
-    execute(plan, out=show, command=command)
+    execute(plan, out=show, command=lambda outstanding: command)
     return plan.run_directory / "stages" / plan.stages[-1].name / "out"
 
 

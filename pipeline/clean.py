@@ -19,9 +19,24 @@ from pipeline.loading import load_recipe
 from pipeline.locks import FileLock, is_locked
 from pipeline.planner import make_plan
 from pipeline.runs import kept_recipes
-from pipeline.store import Store
+from pipeline.store import Attempt, Entry, Store, StoreError
 
 LOCK = "stage.lock"
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What attempts that came to no result have done.
+
+    Attributes:
+        stages: whose it is, as ``run/stage``.
+        point: from where the next attempt would go on, in words; None if it would begin anew anyway.
+        seconds: how long these attempts took together.
+    """
+
+    stages: tuple[str, ...]
+    point: str | None
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -32,11 +47,13 @@ class Leftover:
         path: an entry of the store, or what an unfinished attempt left in one.
         size: bytes of all files below.
         kind: ``result``: no run needs it; ``work``: a run would go on from it, or begin anew without it.
+        lost: what would have to be done again; None of results.
     """
 
     path: Path
     size: int
     kind: Literal["result", "work"]
+    lost: Unfinished | None = None
 
 
 def leftovers(runs: Path, *, work: bool, keep_last: int) -> list[Leftover]:
@@ -57,7 +74,8 @@ def leftovers(runs: Path, *, work: bool, keep_last: int) -> list[Leftover]:
         if is_locked(entry / LOCK):
             continue
         if entry in needed:
-            found += [Leftover(path, _size(path), "work") for path in _scratch(entry) if work]
+            lost = _unfinished(entry, needed[entry]) if work else None
+            found += [Leftover(path, _size(path), "work", lost) for path in _scratch(entry) if work]
         else:
             unneeded[entry.parent.name].append(entry)
     for entries in unneeded.values():
@@ -98,9 +116,32 @@ def _entries(runs: Path) -> Iterator[Path]:
             yield path
 
 
-def _needed(runs: Path) -> set[Path]:
-    """The entries that runs lead to or ask for, as real paths."""
-    needed = {link.resolve() for link in runs.glob("*/stages/**/*") if link.is_symlink()}
+def _unfinished(entry_path: Path, stages: Iterable[str]) -> Unfinished:
+    try:
+        done = Entry(entry_path, "").recorded()
+    except StoreError:
+        done = None
+    entry = Entry(entry_path, done.key if done else "")
+    since = [attempt for attempt in entry.attempts() if done is None or attempt.number > done.attempt]
+    return Unfinished(tuple(stages), entry.resume_point(), sum(_seconds(attempt) for attempt in since))
+
+
+def _seconds(attempt: Attempt) -> float:
+    """How long an attempt took; of one that was killed, until it last wrote anything."""
+    started = attempt.status.get("started")
+    if started is None:
+        return 0.0
+    written = [path.stat().st_mtime for path in attempt.path.iterdir() if path.is_file()]
+    return max(0.0, attempt.status.get("ended", max(written)) - started)
+
+
+def _needed(runs: Path) -> dict[Path, list[str]]:
+    """The entries that runs lead to or ask for, as real paths, with the ``run/stage`` that do."""
+    needed: dict[Path, list[str]] = defaultdict(list)
+    for link in sorted(runs.glob("*/stages/**/*")):
+        if link.is_symlink():
+            run, _, *stage = link.relative_to(runs).parts
+            needed[link.resolve()].append("/".join((run, *stage)))
     store = Store((runs / "store").resolve())
     for run, recipe in kept_recipes(runs).items():
         try:
@@ -110,7 +151,10 @@ def _needed(runs: Path) -> set[Path]:
                 f"what run {run!r} needs cannot be told, so nothing is deleted:\n{error}\n"
                 f"Mend {recipe}, or delete {recipe.parent} if the run is of no use any more."
             ) from None
-        needed |= {store.entry(stage.uses, stage.key).path for stage in plan.stages}
+        for stage in plan.stages:
+            label, labels = f"{run}/{stage.name}", needed[store.entry(stage.uses, stage.key).path]
+            if label not in labels:
+                labels.append(label)
     return needed
 
 

@@ -14,8 +14,10 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 
+from pipeline.arguments import Parser
 from pipeline.commands import COMMANDS
 from pipeline.errors import EXIT_KILLED, EXIT_OK, EXIT_STAGE_FAILED, PipelineError
+from pipeline.standard_streams import usable
 
 DEBUG_VARIABLE = "TOKENFERRY_DEBUG"
 
@@ -28,6 +30,7 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; problems are printed on stderr."""
+    usable()
     arguments = command_parser().parse_args(argv)
     try:
         return arguments.execute(arguments)
@@ -41,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) has gone. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except OSError as error:
+        return _refused(error)
     except Exception as error:
         return _unexpected(error)
 
@@ -49,6 +54,16 @@ def _masked(text: str) -> str:
     from stages.masking import environment_secrets, mask_text
 
     return mask_text(text, environment_secrets())
+
+
+def _refused(error: OSError) -> int:
+    from pipeline.durable import refusal
+
+    problem = refusal(error)
+    if problem is None:
+        return _unexpected(error)
+    print(_masked(str(problem)), file=sys.stderr)
+    return problem.exit_code
 
 
 def _unexpected(error: Exception) -> int:
@@ -65,7 +80,7 @@ def _unexpected(error: Exception) -> int:
 
 def command_parser() -> argparse.ArgumentParser:
     """Every subcommand with its arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pipeline",
         description="Carry a language model's knowledge from one tokenizer to another: run a recipe, stage by stage.",
         epilog=_EXIT_CODES,

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import RecipeError
 from pipeline.loading import load_recipe
-from pipeline.plan import Plan
+from pipeline.plan import Plan, PlannedStage
 from pipeline.planner import make_plan
 from pipeline.problems import Location, dotted, leaves
 from pipeline.render import JSON_SCHEMA_VERSION
@@ -32,6 +32,7 @@ class Comparison:
         states: stage -> run -> state; a run without the stage lacks it.
         metrics: ``<stage>.<metric>`` -> run -> final number, of all stages but evaluations.
         evaluations: stage -> the merged report of the runs that have finished it, the form of ``report.json``.
+        curves: stage -> run -> its training, the form of ``read_training``; of the runs that have finished it.
     """
 
     runs: tuple[str, ...]
@@ -39,6 +40,7 @@ class Comparison:
     states: Mapping[str, Mapping[str, str]]
     metrics: Mapping[str, Mapping[str, float]]
     evaluations: Mapping[str, Mapping[str, Any]]
+    curves: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """The same for programs."""
@@ -49,6 +51,7 @@ class Comparison:
             "states": self.states,
             "metrics": self.metrics,
             "evaluations": self.evaluations,
+            "curves": self.curves,
         }
 
 
@@ -66,13 +69,17 @@ def compare(names: Sequence[str], runs: Path) -> Comparison:
     results = {name: _results(plan) for name, plan in plans.items()}
     stages = dict.fromkeys(stage.name for plan in plans.values() for stage in plan.stages)
     reports: dict[str, dict[str, Any]] = {}
+    documents: dict[str, dict[str, str]] = {}
     for name, plan in plans.items():
         for stage in plan.stages:
             if stage.name in results[name] and issubclass(load_stage(stage.uses).output, EvaluationArtifact):
                 path = Store(runs / "store").entry(stage.uses, stage.key).out / "report.json"
                 reports.setdefault(stage.name, {})[name] = json.loads(path.read_text(encoding="utf-8"))
+                documents.setdefault(stage.name, {})[name] = _documents(plan, stage)
     try:
-        evaluations = {stage: merge(found, f"{stage} of {', '.join(found)}") for stage, found in reports.items()}
+        evaluations = {
+            stage: merge(found, f"{stage} of {', '.join(found)}", documents[stage]) for stage, found in reports.items()
+        }
     except ValueError as error:
         raise RecipeError(str(error)) from None
     return Comparison(
@@ -83,6 +90,7 @@ def compare(names: Sequence[str], runs: Path) -> Comparison:
         },
         metrics=_metrics(results, set(reports)),
         evaluations=evaluations,
+        curves=_curves(plans, results),
     )
 
 
@@ -90,6 +98,11 @@ def _results(plan: Plan) -> dict[str, Done]:
     store = Store(plan.runs / "store")
     found = {stage.name: store.entry(stage.uses, stage.key).done() for stage in plan.stages}
     return {name: done for name, done in found.items() if done is not None}
+
+
+def _documents(plan: Plan, stage: PlannedStage) -> str:
+    """What identifies the documents that an evaluation read."""
+    return " ".join(plan.stage(name).key for name in stage.inputs.get("documents", ()))
 
 
 def _has(plan: Plan, name: str) -> bool:
@@ -108,6 +121,19 @@ def _differences(values: Mapping[str, Mapping[Location, Any]]) -> dict[str, dict
         if len(given) < len(values) or len({json.dumps(value) for value in given.values()}) > 1:
             differences[dotted(location)] = given
     return differences
+
+
+def _curves(plans: Mapping[str, Plan], results: Mapping[str, Mapping[str, Done]]) -> dict[str, dict[str, Any]]:
+    from stages.evaluation.training_curves import read_training
+
+    outputs: dict[str, dict[str, Path]] = {}
+    for run, plan in plans.items():
+        for stage in plan.stages:
+            if stage.name in results[run]:
+                entry = Store(plan.runs / "store").entry(stage.uses, stage.key)
+                outputs.setdefault(stage.name, {})[run] = entry.out
+    found = {stage: read_training(of_runs) for stage, of_runs in outputs.items()}
+    return {stage: curves for stage, curves in found.items() if curves}
 
 
 def _metrics(results: Mapping[str, Mapping[str, Done]], evaluations: set[str]) -> dict[str, dict[str, float]]:

@@ -18,6 +18,25 @@ class DiskFull(PipelineError):
     """There was no room for what had to be written."""
 
 
+class Refused(PipelineError):
+    """The system does not let us read or write a file: a read-only file system, missing rights, a full disk."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSALS = (errno.EROFS, errno.EACCES, errno.EPERM, *_FULL)
+
+
+def refusal(error: OSError) -> Refused | None:
+    """What a person can do about an error of the system; None if nothing is known of it."""
+    if error.errno not in _REFUSALS:
+        return None
+    advice = "Make room there" if error.errno in _FULL else "Make it accessible"
+    return Refused(
+        f"{error.strerror} ({error.filename or 'while writing'}).\n{advice}, or keep results elsewhere (--runs DIR). "
+        "What was finished is whole; commands that only show what there is need not write."
+    )
+
+
 @contextmanager
 def disk_full_explained(doing: str, directory: Path) -> Iterator[None]:
     """Turn "no space left" into a problem that the user can act on; every other error passes.
@@ -28,7 +47,7 @@ def disk_full_explained(doing: str, directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _FULL:
             raise
         free = shutil.disk_usage(directory).free
         raise DiskFull(

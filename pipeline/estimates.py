@@ -45,7 +45,8 @@ def estimates(plan: Plan) -> dict[str, Estimate]:
     for stage in {stage.key: stage for stage in reversed(plan.pending)}.values():
         earlier = max(_results(store, stage.uses), key=lambda done: _likeness(stage, done), default=None)
         if earlier is not None:
-            found[stage.name] = Estimate(earlier.seconds * _more_work(stage, earlier), earlier.size)
+            seconds = max(0.0, earlier.seconds)  # results of before durations were told by a clock that nobody sets
+            found[stage.name] = Estimate(seconds * _more_work(stage, earlier), earlier.size)
     return found
 
 
@@ -56,8 +57,8 @@ def check_room(plan: Plan, expected: Mapping[str, Estimate]) -> None:
         NoRoom: the results that are to be expected are larger than what is free.
     """
     needed = sum(estimate.bytes for estimate in expected.values())
-    plan.runs.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(plan.runs).free
+    there = next(path for path in (plan.runs.absolute(), *plan.runs.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         largest = max(expected, key=lambda name: expected[name].bytes)
         raise NoRoom(

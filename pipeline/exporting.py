@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
+import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline import durable
 from pipeline.errors import PipelineError, RecipeError
 from pipeline.loading import load_recipe
 from pipeline.model_card import Evaluated, card
+from pipeline.nearest import unknown_name
 from pipeline.plan import Plan, PlannedStage, State
 from pipeline.planner import make_plan
-from pipeline.problems import unknown_name
 from pipeline.runs import kept_recipe
 from pipeline.store import Done, Entry, Store
 from stages import load_stage
@@ -81,23 +86,51 @@ def export(found: Found, directory: Path, say: Callable[[str], None]) -> None:
     """Copy the model to ``directory`` with a card, after it was loaded from the copy by a process of its own.
 
     Raises:
-        RecipeError: ``directory`` is there and not empty; it stays as it is.
+        RecipeError: ``directory`` is there and not empty, and stays as it is; or nothing can be written beside it.
         PipelineError: a file is not what was published, or the copy does not load.
+        KeyboardInterrupt: it was asked to stop, also by SIGTERM; nothing stays behind.
     """
+    directory = directory.resolve()  # a link to a place stands for that place: a rename would take its own
     check_free(directory)
     partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise RecipeError(f"{directory} cannot be made: {error.strerror}") from None
+    with _termination_as_interrupt(), _removed_at_the_end(partial):
         _copy(found, partial)
         (partial / CARD).write_text(
-            card(found.plan, found.stage, found.done, _evaluations(found)), encoding="utf-8", newline="\n"
+            card(found.plan, found.stage, found.done, _evaluations(found), _machine(found)),
+            encoding="utf-8",
+            newline="\n",
         )
         say("loading the copy in a process of its own")
         _check_loads(partial)
         if directory.exists():
             directory.rmdir()  # empty; a rename onto it would be refused elsewhere than on Linux
         os.rename(partial, directory)
-        durable.sync(directory.absolute().parent)
+        durable.sync(directory.parent)
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Have SIGTERM, by which schedulers end a process, clean up as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _removed_at_the_end(partial: Path) -> Iterator[None]:
+    """Delete what is still called so in the end."""
+    try:
+        yield
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -144,6 +177,12 @@ def _evaluations(found: Found) -> list[Evaluated]:
     return evaluations
 
 
+def _machine(found: Found) -> dict[str, Any]:
+    """What the attempt that made the model recorded of its machine; empty where that is gone."""
+    record = found.entry.path / "attempts" / str(found.done.attempt) / "env.json"
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+
+
 def _check_loads(directory: Path) -> None:
     from stages.reload_check import differences, inspect_in_fresh_process
 
@@ -153,6 +192,23 @@ def _check_loads(directory: Path) -> None:
         raise PipelineError(f"the copy does not load: {error.stderr.strip().splitlines()[-1]}") from None
     if problems:
         raise PipelineError(f"the copy loads, but {'; '.join(problems)}")
+
+
+def check_repository(name: str) -> None:
+    """Refuse what the hub cannot have as the name of a repository.
+
+    Raises:
+        RecipeError: it is not ``ORG/NAME``.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise RecipeError(f"--push {name}: {error}") from None
+    if name.count("/") != 1:
+        raise RecipeError(f"--push {name}: expected ORG/NAME")
 
 
 def converter() -> list[str]:
@@ -200,10 +256,16 @@ def push(directory: Path, repository: str, *, public: bool) -> str:
     except HfHubHTTPError as error:
         raise PipelineError(
             f"{directory} is complete, but the hub refused {repository}: {str(error).splitlines()[0]}\nLog in with "
-            "`hf auth login`; a repository that is there already is never written to"
+            "`hf auth login`; a repository that is there already is never written to. To upload what is complete:\n  "
+            f"{_upload_command(directory, repository, public=public)}"
         ) from None
     except Exception as error:  # the hub's library changes its HTTP library, and with it its errors, between versions
         raise PipelineError(
-            f"{directory} is complete, but pushing it to {repository} failed: {type(error).__name__}: {error}"
+            f"{directory} is complete, but pushing it to {repository} failed: {type(error).__name__}: {error}\n"
+            f"To upload it later:\n  {_upload_command(directory, repository, public=public)}"
         ) from error
     return str(address)
+
+
+def _upload_command(directory: Path, repository: str, *, public: bool) -> str:
+    return shlex.join(["hf", "upload", repository, str(directory), *([] if public else ["--private"])])

@@ -1,4 +1,4 @@
-"""The graph of a recipe: which stage feeds which, in what order they can run, and its picture."""
+"""The graph of a recipe: which stage feeds which, and in what order they can run; ``pipeline.drawing`` draws it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import graphlib
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pipeline.problems import Problem, dotted, unknown_name
+from pipeline.nearest import unknown_name
+from pipeline.problems import Problem, dotted
 from stages.artifacts import Artifact, ModelArtifact
 from stages.stage import Input
 
@@ -180,34 +180,3 @@ def find_cycle(edges: Edges) -> list[str] | None:
     except graphlib.CycleError as error:
         return error.args[1]
     return None
-
-
-GraphFormat = Literal["ascii", "mermaid", "dot"]
-
-
-def render(edges: Edges, labels: Mapping[str, str], format: GraphFormat) -> str:
-    """Draw the graph, upstream first. ``labels`` says what stands beside or below a stage's name."""
-    draw = {"ascii": _ascii, "mermaid": _mermaid, "dot": _dot}[format]
-    return draw(edges, labels)
-
-
-def _ascii(edges: Edges, labels: Mapping[str, str]) -> str:
-    width = max(map(len, edges), default=0)
-    lines = []
-    for name in in_order(edges):
-        arrows = f"  ← {', '.join(edges[name])}" if edges[name] else ""
-        lines.append(f"{name:<{width}}  {labels[name]}{arrows}".rstrip())
-    return "\n".join(lines)
-
-
-def _mermaid(edges: Edges, labels: Mapping[str, str]) -> str:
-    identity = {name: f"n{index}" for index, name in enumerate(edges)}
-    boxes = [f'    {identity[name]}["{name}<br/>{labels[name]}"]' for name in edges]
-    arrows = [f"    {identity[other]} --> {identity[name]}" for name in edges for other in edges[name]]
-    return "\n".join(["graph TD", *boxes, *arrows])
-
-
-def _dot(edges: Edges, labels: Mapping[str, str]) -> str:
-    boxes = [f'    "{name}" [label="{name}\\n{labels[name]}"];' for name in edges]
-    arrows = [f'    "{other}" -> "{name}";' for name in edges for other in edges[name]]
-    return "\n".join(["digraph recipe {", "    node [shape=box];", *boxes, *arrows, "}"])

@@ -25,6 +25,9 @@ KEY_SCHEMA = 1
 REFERENCE = "content"
 """The one key of the object that stands for a reference in a key's parameters."""
 
+VERSION = "VERSION"
+"""Class attribute of nested options, and the key of its value in a key's parameters (rule R5)."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 Identify = Callable[[Location, str], str]
@@ -72,12 +75,14 @@ def keyed_params(config: BaseModel, identify: Identify, location: Location = ())
 
     Fields marked as not keyed are left out, and so are those that are None: a new optional field then leaves the keys
     of earlier results as they were. References are replaced by what they stand for. Nested models may bear the
-    same marks.
+    same marks. What is made from nested options may change while they stay the same: their class then has a
+    ``VERSION``, which is left out as long as it is 1.
 
     Raises:
         TypeError: a value is of a kind that has no JSON form.
     """
-    params: dict[str, Any] = {}
+    version = getattr(type(config), VERSION, 1)
+    params: dict[str, Any] = {} if version == 1 else {VERSION: version}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if value is not None and _mark(field, "keyed", True):

@@ -2,7 +2,8 @@
 
 The kernel does not free them. A holder that died on this machine is noticed and its lease broken; of one on another
 machine nothing can be known, so its lease holds until it is released or somebody says that the holder is gone
-(``pipeline unlock``). Clocks play no part.
+(``pipeline unlock``). Clocks play no part: a process is told from another one that has its number later by when it
+began in ticks since the machine did, which nobody sets.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 
 import psutil
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 def lease_path(path: Path) -> Path:
     """The lease that stands for a lock on ``path``."""
@@ -31,16 +34,16 @@ def take(path: Path, info: Mapping[str, Any]) -> str | None:
         A token to ``release`` it with; None if somebody else has it.
     """
     lease, token = lease_path(path), uuid.uuid4().hex
-    record = {**info, "token": token, "born": psutil.Process().create_time()}
+    record = {**info, "token": token, "born": _born(os.getpid())}
     # Written in full under another name, then linked: whoever sees the lease can read who has it.
     draft = lease.with_name(f".{lease.name}.{token}")
-    draft.write_text(json.dumps(record), encoding="utf-8")
     try:
+        draft.write_text(json.dumps(record), encoding="utf-8")
         if _linked(draft, lease):
             return token
         return token if _broken(path, draft) and _linked(draft, lease) else None
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
 
 
 def release(path: Path, token: str) -> None:
@@ -69,9 +72,25 @@ def _is_dead(record: Mapping[str, Any]) -> bool:
     if record.get("host") != socket.gethostname() or "pid" not in record:
         return False
     try:
-        return psutil.Process(record["pid"]).create_time() != record.get("born")
+        return _born(record["pid"]) != record.get("born")
     except psutil.NoSuchProcess:
         return True
+
+
+def _born(pid: int) -> str | float:
+    """When a process began, for comparison with what this said before, or a moment in time where there is no /proc.
+
+    Raises:
+        psutil.NoSuchProcess: there is none.
+    """
+    if not _BOOT_ID.exists():
+        return psutil.Process(pid).create_time()
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    ticks = facts.rpartition(")")[2].split()[19]  # the name in brackets may hold anything; field 22 of proc(5)
+    return f"{ticks} ticks after boot {_BOOT_ID.read_text(encoding='utf-8').strip()}"
 
 
 def _broken(path: Path, draft: Path) -> bool:

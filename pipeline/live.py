@@ -34,6 +34,7 @@ _SYMBOLS = {
     "cached": ("✓", "dim green"),
     "failed": ("✗", "bold red"),
     "interrupted": ("‖", "yellow"),
+    "retrying": ("↻", "yellow"),
 }
 
 
@@ -142,6 +143,7 @@ class LiveView:
             "cached": "cached",
             "failed": f"failed{took}",
             "interrupted": "interrupted",
+            "retrying": "failed, is tried again soon",
         }
         return words[stage.state]
 
@@ -184,7 +186,7 @@ def chosen(stages: Sequence[StageProgress], rows: int) -> tuple[list[StageProgre
     """
     if len(stages) <= rows:
         return list(stages), 0
-    first = [stage for stage in stages if stage.state in ("running", "failed", "interrupted")]
+    first = [stage for stage in stages if stage.state in ("running", "failed", "interrupted", "retrying")]
     coming = [stage for stage in stages if stage.state == "waiting"]
     done = [stage for stage in reversed(stages) if stage.is_done]
     wanted = {stage.name for stage in [*first, *coming, *done][:rows]}

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline import graph
 from pipeline.errors import RecipeError
-from pipeline.problems import Location, Problem, describe, dotted, unknown_name
+from pipeline.invented import drop_invented, mapping
+from pipeline.nearest import unknown_name
+from pipeline.problems import Location, Problem, describe, dotted
 from pipeline.recipe import Outline, Recipe, Resources, StageHeader, StageSpec
 from pipeline.recipe_secrets import masked_recipe, masked_recipe_text, secret_problems
 from pipeline.source_stages import SOURCE_STAGES, source_options, stage_name
@@ -36,14 +38,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), *, ensure: str | None
     """
     source = read_yaml(path, overrides)
     problems = [] if ensure is None else _ensure_stage(source, ensure)
-    problems += _drop_invented_stages(source)
+    problems += drop_invented(source)
     outline = _check(Outline, source.values, (), problems)
     configs, nodes = _check_stages(source, problems)
     bindings, wrong_bindings = graph.bind(nodes)
     bindings = without_absent(bindings, configs, source.values)
     problems += wrong_bindings
     source_configs = _check_sources(source.values, _readers(bindings), problems)
-    problems += upstream_problems(bindings, configs, source_configs)
+    # Nothing is concluded from a stage that is wrong in itself.
+    settled = {name: bindings[name] for name in bindings if all(nodes.get(need) for need in nodes[name].needs)}
+    problems += upstream_problems(settled, configs, source_configs)
     problems += _check_cycle(nodes)
     problems += _check_resources(source.values, [*nodes, *map(stage_name, _readers(bindings))])
     problems += secret_problems(source.values)
@@ -93,38 +97,17 @@ def _check(
         return None
 
 
-def _drop_invented_stages(source: YamlSource) -> list[Problem]:
-    """An override changes the stages of the file: one for a stage that is not there is a slip, never a new stage."""
-    stages = _mapping(source.values.get("stages"))
-    invented = [
-        name
-        for name, entry in stages.items()
-        if ("stages", name) not in source.origins and "uses" not in _mapping(entry)
-    ]
-    for name in invented:
-        del stages[name]
-    return [
-        Problem((SET_OPTION, f"stages.{name}"), f"no stage is called {name!r}{unknown_name(name, list(stages))}")
-        for name in invented
-    ]
-
-
 def _ensure_stage(source: YamlSource, uses: str) -> list[Problem]:
     """Add a stage of kind ``uses``, with default options where no override gives others, unless there is one."""
     if source.values.get("stages") is None:
         source.values["stages"] = {}
-    stages = _mapping(source.values["stages"])
-    if any(_mapping(entry).get("uses") == uses for entry in stages.values()):
+    stages = mapping(source.values["stages"])
+    if any(mapping(entry).get("uses") == uses for entry in stages.values()):
         return []
     if ("stages", uses) in source.origins:
         return [Problem(("stages", uses), f"is no {uses!r} stage, but {uses!r} needs that name here: rename it")]
-    stages[uses] = {"uses": uses, **_mapping(stages.get(uses))}
+    stages[uses] = {"uses": uses, **mapping(stages.get(uses))}
     return []
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    """``value`` if it is a mapping; what else it may be is reported by the outline."""
-    return value if isinstance(value, dict) else {}
 
 
 def _check_stages(
@@ -134,9 +117,9 @@ def _check_stages(
     configs: dict[str, StageConfig] = {}
     nodes: dict[str, graph.Node | None] = {}
     seed = source.values.get("seed", 0)
-    for name, entry in _mapping(source.values.get("stages")).items():
+    for name, entry in mapping(source.values.get("stages")).items():
         nodes[name] = None
-        uses = _mapping(entry).get("uses")
+        uses = mapping(entry).get("uses")
         if not isinstance(uses, str):
             continue
         try:
@@ -209,7 +192,7 @@ def _check_cycle(nodes: Mapping[str, graph.Node | None]) -> list[Problem]:
 def _check_resources(values: Mapping[str, Any], known: Sequence[str]) -> list[Problem]:
     return [
         Problem(("resources", name), f"no stage is called {name!r}{unknown_name(name, known)}")
-        for name in map(str, _mapping(values.get("resources")))
+        for name in map(str, mapping(values.get("resources")))
         if name not in known
     ]
 

@@ -9,6 +9,7 @@ On a file system without ``flock`` a lease takes its place (``pipeline.leases``)
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import getpass
 import json
@@ -127,20 +128,23 @@ class FileLock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            taken = _try_flock(descriptor, fcntl.LOCK_EX) and _still_named(descriptor, self.path)
-        except _NoFlock:
-            self._lease = leases.take(self.path, _own_info())
-            taken = self._lease is not None
-        if not taken:
-            os.close(descriptor)
-            return False
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, json.dumps(_own_info()).encode())
-        if self.is_lease:
-            os.close(descriptor)
-        else:
-            self._descriptor = descriptor
-        return True
+            try:
+                taken = _try_flock(descriptor, fcntl.LOCK_EX) and _still_named(descriptor, self.path)
+            except _NoFlock:
+                self._lease = leases.take(self.path, _own_info())
+                taken = self._lease is not None
+            if taken:
+                with contextlib.suppress(
+                    OSError
+                ):  # on a full disk others cannot read who holds it; it holds all the same
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, json.dumps(_own_info()).encode())
+                if not self.is_lease:
+                    self._descriptor, descriptor = descriptor, -1
+        finally:
+            if descriptor != -1:  # or an error would leave the file locked until this process ends
+                os.close(descriptor)
+        return taken
 
 
 class _NoFlock(Exception):

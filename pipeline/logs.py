@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.errors import RecipeError
 from pipeline.loading import load_recipe
+from pipeline.nearest import unknown_name
 from pipeline.planner import make_plan
-from pipeline.problems import unknown_name
 from pipeline.runs import kept_recipe
 from pipeline.store import Attempt, Entry, Store
 from pipeline.tail import Tail

@@ -7,6 +7,7 @@ is stated.
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,13 @@ class Evaluated:
     rows: Sequence[str]
 
 
-def card(plan: Plan, stage: PlannedStage, done: Done, evaluations: Sequence[Evaluated]) -> str:
+def card(
+    plan: Plan,
+    stage: PlannedStage,
+    done: Done,
+    evaluations: Sequence[Evaluated],
+    machine: Mapping[str, Any],
+) -> str:
     """The text of README.md.
 
     Args:
@@ -52,6 +59,7 @@ def card(plan: Plan, stage: PlannedStage, done: Done, evaluations: Sequence[Eval
         stage: that made the model.
         done: what is recorded of its result.
         evaluations: those that the model took part in.
+        machine: what its attempt recorded of where it ran (``env.json``); empty where that is gone.
     """
     recipe = plan.recipe
     chain = _lineage(recipe, stage.name)
@@ -63,9 +71,9 @@ def card(plan: Plan, stage: PlannedStage, done: Done, evaluations: Sequence[Eval
         "\n".join(_steps(chain)) + "\n",
         *(_table(each) for each in evaluations),
         "## Reproducing it\n",
-        _provenance(stage, done),
+        _provenance(stage, done, machine),
         "The recipe, with all defaults:\n",
-        f"```yaml\n{yaml.safe_dump(_published(recipe), sort_keys=False, allow_unicode=True)}```\n",
+        _code(yaml.safe_dump(_published(recipe), sort_keys=False, allow_unicode=True)),
     ]
     return "\n".join(parts)
 
@@ -160,7 +168,13 @@ def _table(evaluated: Evaluated) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _provenance(stage: PlannedStage, done: Done) -> str:
+def _code(text: str) -> str:
+    """YAML between marks that nothing in it can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}\n"
+
+
+def _provenance(stage: PlannedStage, done: Done, machine: Mapping[str, Any]) -> str:
     commit = done.git_commit or "not recorded"
     changed = ", with changes that were not committed" if done.git_dirty else ""
     rows = {
@@ -171,6 +185,10 @@ def _provenance(stage: PlannedStage, done: Done) -> str:
         "commit": f"{commit}{changed}",
         "versions": ", ".join(f"{name} {version}" for name, version in done.versions.items()),
     }
+    if "seed" in type(stage.config).model_fields:
+        rows["seed"] = str(stage.config.seed)
+    if "gpus" in machine:
+        rows["GPUs"] = ", ".join(machine["gpus"]) or "none"
     lines = [f"Stage `{stage.name}` (`{stage.uses}`) of tokenferry.\n"]
     return "\n".join([*lines, "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""])
 

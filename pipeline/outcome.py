@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,16 @@ from pipeline.deaths import describe_signal, first_death, hint, rank_states
 from pipeline.errors import EXIT_INTERRUPTED
 from pipeline.store import Attempt, Entry
 from stages.ranks import log_path
+from stages.worker import EXIT_FAILED, EXIT_UNAVAILABLE
 
 LOG_LINES = 20
 """How much of a failed stage's log is shown."""
+
+_ROOM_FOR_WORDS = 16_384
+"""Bytes without which a process cannot even say that the disk is full."""
+
+_SIGNALLED = 128
+"""A shell says 128 + number of a process that a signal killed."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +32,20 @@ class Outcome:
 
     Attributes:
         state: of the attempt.
-        exit_code: of its leading process.
+        code: its exit code as a shell says it: 128 + the signal that killed it or its first rank, and what the rank
+            that failed ended with, which launchers do not pass on.
         message: why it failed, for a person; empty otherwise.
         rank: whose failure that was.
+        transient: the stage says that the same attempt may succeed later.
+        final: the stage, or who was to publish its output, understood what is wrong: another attempt fails as well.
     """
 
     state: Literal["finished", "interrupted", "failed"]
-    exit_code: int
+    code: int
     message: str = ""
     rank: int = 0
+    transient: bool = False
+    final: bool = False
 
 
 def interpret(attempt: Attempt, exit_code: int, problem: str | None, *, asked: bool) -> Outcome:
@@ -46,27 +59,44 @@ def interpret(attempt: Attempt, exit_code: int, problem: str | None, *, asked: b
         problem: why the output of a stage that exited with 0 could not be published; None if it could.
         asked: whether the runner had asked the stage to stop.
     """
+    code = exit_code if exit_code >= 0 else _SIGNALLED - exit_code
     if problem is not None:
-        return Outcome("failed", exit_code, f"it ended without an error, but its output cannot be published: {problem}")
+        why = f"it ended without an error, but its output cannot be published: {problem}"
+        return Outcome("failed", code, why, final=True)
     if exit_code == 0:
-        return Outcome("finished", exit_code)
+        return Outcome("finished", code)
     written = _read(attempt.path / "outcome.json")
-    dead = None if written.get("explained") else _death(attempt, written)
+    dead = None if written.get("explained") else _death(attempt, written, code)
     if dead is not None and not asked:
-        return Outcome("failed", exit_code, dead[1], dead[0])
+        return dead
     if written and (written["state"] == "failed" or exit_code >= 0 or asked):
-        message = written["message"] + ("" if written.get("explained") else hint(written["message"]))
-        return Outcome(written["state"], exit_code, message, written.get("rank", 0))
+        return _as_written(written)
     if asked or exit_code == EXIT_INTERRUPTED:
-        return Outcome("interrupted", exit_code)
+        return Outcome("interrupted", code)
     if exit_code < 0:
         saved = "; its ranks saved and ended" if written else ""
-        return Outcome("failed", exit_code, f"killed by {describe_signal(-exit_code)}{saved}")
-    return Outcome("failed", exit_code, "its process ended before the stage could say why")
+        return Outcome("failed", code, f"killed by {describe_signal(-exit_code)}{saved}")
+    full = shutil.disk_usage(attempt.path).free < _ROOM_FOR_WORDS
+    why = f": the file system of {attempt.path} is full" if full else ""
+    return Outcome("failed", code, f"its process ended before the stage could say why{why}")
 
 
-def _death(attempt: Attempt, written: Mapping[str, Any]) -> tuple[int, str] | None:
-    """The rank that died without a word, and what to say of it; None if none did, or another's failure came first.
+def _as_written(written: Mapping[str, Any]) -> Outcome:
+    """What a rank said about its end."""
+    explained, transient = written.get("explained", False), written.get("transient", False)
+    failed = EXIT_UNAVAILABLE if transient else EXIT_FAILED
+    return Outcome(
+        state=written["state"],
+        code=failed if written["state"] == "failed" else EXIT_INTERRUPTED,
+        message=written["message"] + ("" if explained else hint(written["message"])),
+        rank=written.get("rank", 0),
+        transient=transient,
+        final=explained and not transient,
+    )
+
+
+def _death(attempt: Attempt, written: Mapping[str, Any], code: int) -> Outcome | None:
+    """The end of a rank that died without a word; None if none did, or another's failure came first.
 
     When a rank dies, the others fail in the middle of a collective operation: theirs is not the cause. But a launcher
     also kills those that hang after another has failed, so its own report decides where it names a rank.
@@ -84,11 +114,19 @@ def _death(attempt: Attempt, written: Mapping[str, Any]) -> tuple[int, str] | No
     number = first.signal if first is not None else None
     how = f"was killed by {describe_signal(number)}" if number else "ended without a word"
     after = f"; then rank {written['rank']} failed: {written['message']}" if written.get("state") == "failed" else ""
-    return silent[0].rank, f"{who} {how}{after}"
+    return Outcome("failed", _SIGNALLED + number if number else code, f"{who} {how}{after}", silent[0].rank)
 
 
-def failure_report(name: str, entry: Entry, attempt: Attempt, outcome: Outcome, command: str) -> str:
-    """Everything a person needs after a failure: the cause, the end of the log, where it is, what to do next."""
+def failure_report(name: str, entry: Entry, attempts: Sequence[tuple[Attempt, Outcome]], command: str) -> str:
+    """Everything a person needs after a failure: the cause, the end of the log, where it is, what to do next.
+
+    Args:
+        name: the stage.
+        entry: its place in the store.
+        attempts: those of this run, which all failed; the last one's failure is the one that counts.
+        command: the command line that goes on.
+    """
+    *earlier, (attempt, outcome) = attempts
     log = log_path(attempt.path, outcome.rank)
     tail = _last_lines(log) if log.exists() else []
     if tail and tail[-1] == f"error: {outcome.message}":
@@ -96,7 +134,12 @@ def failure_report(name: str, entry: Entry, attempt: Attempt, outcome: Outcome, 
     point = entry.resume_point()
     return "\n".join(
         [
-            f"stage {name!r} failed (attempt {attempt.number}, exit code {outcome.exit_code}): {outcome.message}",
+            f"stage {name!r} failed (attempt {attempt.number}, exit code {outcome.code}): {outcome.message}",
+            *(
+                f"so did attempt {before.number} (exit code {ending.code}): {ending.message}; its log: "
+                f"{log_path(before.path, ending.rank)}"
+                for before, ending in earlier
+            ),
             *([f"the end of {f'the log of rank {outcome.rank}' if outcome.rank else 'its log'}:"] if tail else []),
             *(f"  {line}" for line in tail),
             f"full log: {log}" + (f" and {attempt.log}" if outcome.rank else ""),

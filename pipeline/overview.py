@@ -74,7 +74,7 @@ def overview(runs: Path) -> Iterator[RunOverview]:
     for name, recipe in kept_recipes(runs).items():
         directory = recipe.parent
         try:
-            places = _kept(directory) or _planned(recipe, runs)
+            places = places_of(recipe, runs)
         except PipelineError as error:
             yield RunOverview(name, "unknown", 0, 0, _changed(directory), str(error).splitlines()[0])
             continue
@@ -95,8 +95,8 @@ def _state(directory: Path, missing: list[str], entries: dict[str, Path]) -> tup
     return "unfinished", ""
 
 
-def _kept(directory: Path) -> dict[str, str] | None:
-    """What ``keep`` wrote; None if it is missing or damaged."""
+def kept_places(directory: Path) -> dict[str, str] | None:
+    """What ``keep`` wrote in a run's directory; None if it is missing or damaged."""
     try:
         places = json.loads((directory / KEPT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -104,9 +104,13 @@ def _kept(directory: Path) -> dict[str, str] | None:
     return places if isinstance(places, dict) and all(isinstance(place, str) for place in places.values()) else None
 
 
-def _planned(recipe: Path, runs: Path) -> dict[str, str]:
-    """The same by way of a plan, for runs that keep nothing or something damaged."""
-    return _places(make_plan(load_recipe(recipe), runs))
+def places_of(recipe: Path, runs: Path) -> dict[str, str]:
+    """The same of the run that keeps ``recipe``; by way of a plan, if it keeps nothing else or something damaged.
+
+    Raises:
+        PipelineError: there can be no plan.
+    """
+    return kept_places(recipe.parent) or _places(make_plan(load_recipe(recipe), runs))
 
 
 def _changed(directory: Path) -> float | None:

@@ -65,7 +65,7 @@ def hold_out(sets: Sequence[Set], train: Sequence[Set], held_out: Sequence[Set],
             if each.get("stream"):
                 raise ValueError(f"{each['path']} is not copied: name held-out text with --eval")
             counts = split(DocumentSet(**each), directory / each["path"], *files)
-        except (ValueError, FileExistsError, DocumentProblem) as error:
+        except (ValueError, OSError, DocumentProblem) as error:
             for file in written:
                 file.unlink()
             raise RecipeError(str(error)) from None
@@ -74,7 +74,34 @@ def hold_out(sets: Sequence[Set], train: Sequence[Set], held_out: Sequence[Set],
     return lines
 
 
+def check_literal(text: str) -> None:
+    """Refuse a name that would stand for something else in a recipe.
+
+    Raises:
+        RecipeError: it has ``${``.
+    """
+    if "${" in text:
+        raise RecipeError(f"{text}: ${{ stands for another value in a recipe: rename it")
+
+
+def _check_form(path: Path) -> None:
+    """Refuse files of records that would be read as one plain text, marks and all."""
+    kind = without_compression(PurePosixPath(path.name)).suffix.lower()
+    loader = _LOADERS.get(kind)
+    if loader is not None and path.is_file():
+        raise RecipeError(
+            f"{path}: {kind} would be read as plain text, with its commas, quotes and brackets: write it as .jsonl, "
+            f"for instance\n  python -c \"import datasets; datasets.load_dataset('{loader}', data_files='{path.name}')"
+            f"['train'].to_json('{path.stem}.jsonl')\""
+        )
+
+
+_LOADERS = {".csv": "csv", ".tsv": "csv", ".json": "json"}
+"""Form of file -> what ``datasets`` calls it."""
+
+
 def _set_of(text: str, directory: Path, field: str | None) -> Set:
+    check_literal(text)
     try:
         reference = parse(text, Path.cwd())
         if not isinstance(reference, HubReference):
@@ -86,6 +113,7 @@ def _set_of(text: str, directory: Path, field: str | None) -> Set:
         return {"name": name, "path": text, "stream": True, **({"text": field} if field else {})}
     if not isinstance(reference, LocalReference):
         raise RecipeError(f"{text}: name a file, a directory, or hub:datasets/org/name")
+    _check_form(reference.path)
     path = Path(os.path.relpath(reference.path, directory.absolute())).as_posix()
     name = without_compression(PurePosixPath(reference.path.name)).stem
     return {"name": name, "path": path, **_field(reference.path, field)}

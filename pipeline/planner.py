@@ -17,7 +17,7 @@ from pipeline.pinning import Pinned, pin
 from pipeline.plan import Action, Plan, PlannedStage, State
 from pipeline.reasons import input_changes, key_changes
 from pipeline.recipe import Recipe, StageSpec
-from pipeline.request import OnCodeChange, Request, selected
+from pipeline.request import OnCodeChange, Request, check_names, selected
 from pipeline.store import Done, Entry, Store
 from stages import load_stage
 
@@ -47,22 +47,27 @@ _PENDING = {
 }
 
 
-def make_plan(recipe: Recipe, runs: Path, request: Request = ALL) -> Plan:
+def make_plan(
+    recipe: Recipe, runs: Path, request: Request = ALL, *, pinned: Mapping[str, Pinned] | None = None
+) -> Plan:
     """Compare the recipe with what the store holds. Writes nothing but a memo of file digests.
 
     Args:
         recipe: what is wanted.
         runs: the directory of all runs and of their store.
         request: which stages, and which of them even if they are up to date.
+        pinned: what the recipe's references stand for, for who plans again and again; None follows them.
 
     Raises:
         RecipeError: ``request`` names no stage, or selects one that needs what is not there and not selected; or
             references lead nowhere. All problems are named.
         StoreError: the store is damaged.
     """
-    chosen = selected(request, {name: spec.upstream for name, spec in recipe.stages.items()})
-    pinned = pin(recipe, runs / "fingerprints.json")
+    reads = {name: spec.upstream for name, spec in recipe.stages.items()}
+    check_names(request, reads)  # before files are read, which may take long
+    pinned = pinned or pin(recipe, runs / "fingerprints.json")
     ingredients, keys = _all_keys(recipe, pinned)
+    chosen = selected(request, reads, keys)
     forced_keys = {keys[name] for name in (chosen if request.force_all else request.force)}
     restarted_keys = {keys[name] for name in request.restart}
     store = Store(runs / "store")

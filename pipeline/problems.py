@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
@@ -10,6 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import BaseModel, ValidationError
+
+from pipeline.nearest import did_you_mean, unknown_name
 
 Location = tuple[str | int, ...]
 """Where a value stands in a recipe: keys of mappings and indices of lists, from the top."""
@@ -40,17 +41,6 @@ def leaves(value: Any, location: Location = ()) -> Iterator[tuple[Location, Any]
             yield from leaves(item, (*location, index))
     else:
         yield location, value
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """`` (did you mean 'x'?)``, or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def unknown_name(name: str, known: Collection[str]) -> str:
-    """The nearest known name if there is one, otherwise all of them."""
-    return did_you_mean(name, known) or f" (known: {', '.join(known) or 'none'})"
 
 
 def describe(error: ValidationError, model: type[BaseModel], also_known: Collection[str] = ()) -> list[Problem]:

@@ -20,7 +20,7 @@ from pipeline.store import Store
 from pipeline.tail import Tail
 from stages.worker import PROGRESS_PREFIX
 
-State = Literal["waiting", "running", "finished", "cached", "failed", "interrupted", "left"]
+State = Literal["waiting", "running", "finished", "cached", "failed", "interrupted", "retrying", "left"]
 
 LOSS, SPEED = "loss", "student_tokens_per_second"
 """What a training stage calls these in ``metrics.jsonl``."""
@@ -195,7 +195,7 @@ class Follower:
             # What an earlier attempt showed is not how far this one is.
             self.stages[stage.name] = StageProgress(stage.name, "running", stage.expected, self.now())
             self._attempts[stage.name] = self._attempt(stage.name, int(event["attempt"]))
-        elif kind in ("finished", "failed", "interrupted", "cached"):
+        elif kind in ("finished", "failed", "interrupted", "cached", "retrying"):
             stage.state, stage.seconds = kind, event.get("seconds")
 
     def _attempt(self, name: str, number: int) -> _Attempt:

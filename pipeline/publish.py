@@ -123,8 +123,9 @@ def publish(
         )
         os.rename(partial, entry.output_directory(number))
         durable.sync(entry.path)
-        durable.write_json(entry.done_path, asdict(done))
+        durable.write_json(entry.done_path, done.to_json())
         link_output(entry, number)
+    entry.damage_path.unlink(missing_ok=True)  # it was of an earlier attempt's output
     # Its checkpoints served their purpose, and a forced attempt must start anew instead of from their end.
     shutil.rmtree(entry.work, ignore_errors=True)
     return done

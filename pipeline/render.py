@@ -46,6 +46,11 @@ def print_table(table: Table, file: IO[str]) -> None:
     Console(file=file, width=None if file.isatty() else _WIDTH_OF_A_LOG).print(table)
 
 
+def table_width(file: IO[str]) -> int:
+    """Columns that ``print_table`` has there."""
+    return Console(file=file).width if file.isatty() else _WIDTH_OF_A_LOG
+
+
 def plan_table(plan: Plan, expected: Mapping[str, Estimate]) -> Table:
     """One line a stage: its state, what will be done, why, and how long it may take, where that is known."""
     columns = ["stage", "state", "action", "reason", *(["about"] if expected else []), "key"]
@@ -161,15 +166,21 @@ def _last_progress(log: Path) -> str | None:
     )
 
 
-def value_sources(recipe: Recipe) -> Table:
-    """Every value of the resolved recipe and where it comes from: a line of the file, ``--set`` or a default."""
-    table = Table("key", "value", "from", box=None, header_style="bold", padding=(0, 1))
+def value_sources(recipe: Recipe) -> list[tuple[str, Any, str]]:
+    """Every value of the resolved recipe: key, value, and a line of the file, ``--set`` or ``default``."""
+    found = []
     for location, value in leaves(recipe.resolved):
         origin = _origin(location, recipe.origins)
         source = f"{recipe.path.name}:{origin}" if isinstance(origin, int) else origin
-        table.add_row(
-            Text(dotted(location)), Text(_scalar(value)), Text(source or "default", style="" if source else "dim")
-        )
+        found.append((dotted(location), value, source or "default"))
+    return found
+
+
+def sources_table(sources: Sequence[tuple[str, Any, str]]) -> Table:
+    """The value of ``value_sources`` for a person."""
+    table = Table("key", "value", "from", box=None, header_style="bold", padding=(0, 1))
+    for key, value, source in sources:
+        table.add_row(Text(key), Text(_scalar(value)), Text(source, style="dim" if source == "default" else ""))
     return table
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.errors import RecipeError
-from pipeline.problems import unknown_name
+from pipeline.nearest import unknown_name
 
 SOURCES = "sources/"
 """Stages whose name begins so bring in what the recipe's ``models`` and ``data`` name; they go with their readers."""
@@ -48,16 +48,20 @@ class Request:
         return words + ([] if self.on_code_change == "warn" else ["--on-code-change", self.on_code_change])
 
 
-def selected(request: Request, upstream: Mapping[str, Collection[str]]) -> set[str]:
+def selected(
+    request: Request, upstream: Mapping[str, Collection[str]], keys: Mapping[str, str] | None = None
+) -> set[str]:
     """The stages that ``request`` selects.
 
     Args:
         upstream: every stage of the recipe in an order in which they can run -> the stages that it reads.
+        keys: stage -> cache key. Twins, stages with one key, are one piece of work under several names: whoever selects
+            one selects all. None: there are no twins.
 
     Raises:
         RecipeError: an option names no stage, or nothing is left; all problems at once.
     """
-    _check_names(request, upstream)
+    check_names(request, upstream)
     chosen = set(upstream)
     if request.start:
         chosen &= _closure(request.start, _downstream(upstream), upstream)
@@ -68,6 +72,9 @@ def selected(request: Request, upstream: Mapping[str, Collection[str]]) -> set[s
     if not chosen:
         raise RecipeError(f"{' '.join(request.options())}: no stage is in all of these; nothing would run")
     chosen |= {other for name in chosen for other in upstream[name] if other.startswith(SOURCES)}
+    if keys is not None:
+        wanted = {keys[name] for name in chosen}
+        chosen |= {name for name in upstream if keys[name] in wanted}
     idle = [name for name in (*request.force, *request.restart) if name not in chosen]
     if idle:
         raise RecipeError(
@@ -76,7 +83,8 @@ def selected(request: Request, upstream: Mapping[str, Collection[str]]) -> set[s
     return chosen
 
 
-def _check_names(request: Request, upstream: Mapping[str, Collection[str]]) -> None:
+def check_names(request: Request, upstream: Mapping[str, Collection[str]]) -> None:
+    """Raise RecipeError if an option of ``request`` names no stage; all problems at once."""
     options = {"from": request.start, "until": request.until, "only": request.only}
     options |= {"force": request.force, "restart": request.restart}
     problems = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import RecipeError
-from pipeline.problems import unknown_name
+from pipeline.nearest import unknown_name
 
 RESOLVED = "recipe.resolved.yaml"
 

@@ -22,7 +22,7 @@ def needs_the_machine(stage: PlannedStage) -> bool:
 
 @dataclass
 class Schedule(Generic[Result]):
-    """Brings stages up to date, each after those that it reads.
+    """Brings stages up to date, each after those that it reads. Of stages with one key, the first makes the result.
 
     Attributes:
         stages: in an order in which they can run one after another.
@@ -39,6 +39,8 @@ class Schedule(Generic[Result]):
     _results: dict[str, Result] = field(default_factory=dict)
     _failures: dict[str, StageFailed] = field(default_factory=dict)
     _blocked: list[str] = field(default_factory=list)
+    _twins: list[str] = field(default_factory=list)
+    _failed_keys: set[str] = field(default_factory=set)
 
     def run(self) -> list[Result]:
         """The results of all stages that are not left alone, in plan order.
@@ -62,7 +64,7 @@ class Schedule(Generic[Result]):
             try:
                 self._results[stage.name] = self.make(stage)
             except StageFailed as failure:
-                self._failures[stage.name] = failure
+                self._fail(stage, failure)
                 if not self.keep_going:
                     return
 
@@ -84,35 +86,45 @@ class Schedule(Generic[Result]):
                     if error is None:
                         self._results[stage.name] = future.result()
                     elif isinstance(error, StageFailed):
-                        self._failures[stage.name] = error
+                        self._fail(stage, error)
                     else:
                         first_error = first_error or error
         if first_error is not None:
             raise first_error
+
+    def _fail(self, stage: PlannedStage, failure: StageFailed) -> None:
+        self._failures[stage.name] = failure
+        self._failed_keys.add(stage.key)
 
     def _startable(self, waiting: list[PlannedStage], working: Sequence[PlannedStage]) -> Iterator[PlannedStage]:
         """Those of ``waiting`` that can start beside ``working``; blocked ones are taken out of ``waiting``."""
         waiting[:] = [stage for stage in waiting if not self._is_blocked(stage)]
         free = self.jobs - len(working)
         machine_taken = any(needs_the_machine(stage) for stage in working)
+        keys = {stage.key for stage in working}
         for stage in list(waiting):
             if free == 0:
                 return
-            if any(other not in self._results for other in stage.upstream):
+            if stage.key in keys or any(other not in self._results for other in stage.upstream):
                 continue
             if needs_the_machine(stage):
                 if machine_taken:
                     continue
                 machine_taken = True
             free -= 1
+            keys.add(stage.key)
             yield stage
 
     def _is_blocked(self, stage: PlannedStage) -> bool:
-        """Whether something that it needs failed, or was itself blocked."""
-        blocked = any(other in self._failures or other in self._blocked for other in stage.upstream)
+        """Whether something that it needs failed or was itself blocked, or a stage failed that makes the same."""
+        twin = stage.key in self._failed_keys
+        if twin:
+            self._twins.append(stage.name)
+        lost = {*self._failures, *self._twins, *self._blocked}
+        blocked = not twin and not lost.isdisjoint(stage.upstream)
         if blocked:
             self._blocked.append(stage.name)
-        return blocked
+        return twin or blocked
 
     def _raise_failures(self) -> None:
         if not self._failures:
@@ -120,4 +132,6 @@ class Schedule(Generic[Result]):
         reports = [str(failure) for failure in self._failures.values()]
         if self._blocked:
             reports.append(f"not run, as they need what failed: {', '.join(self._blocked)}")
+        if self._twins:
+            reports.append(f"not run, as a stage with the same options and inputs failed: {', '.join(self._twins)}")
         raise StageFailed("\n\n".join(reports))

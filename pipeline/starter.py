@@ -160,12 +160,12 @@ _DISTILL_OPTIONS = """\
 """
 
 _EVALUATE = """\
-  evaluate:  # runs/NAME/stages/evaluate/report.html: bits per byte, nats to the teacher, samples side by side
+  evaluate:  # runs/NAME/stages/evaluate/out/report.html: bits per byte, nats to the teacher, samples side by side
     uses: evaluate
     needs: [init, distill]
     initial: init
     trained_domains: {domains}
-    max_documents: 3        # of each domain
+    max_documents: 3        # of each domain; 20 or more for intervals to rely on
     generation: {{prompts: 1, max_bytes: 80}}
 """
 
@@ -238,13 +238,13 @@ _STOCHASTOK = """\
     learning_rate: ${{stages.stochastok.learning_rate}}
     warmup_steps: ${{stages.stochastok.warmup_steps}}
     log_every: 1
-  evaluate:  # runs/NAME/stages/evaluate/report.html
+  evaluate:  # runs/NAME/stages/evaluate/out/report.html
     uses: evaluate
     needs: [base, control, stochastok]
     control: control
     trained_domains: {domains}
-    max_documents: 3
-    suites: {{langgame: {{items: 20}}}}  # questions about the letters of words
+    max_documents: 3        # of each domain; 20 or more for intervals to rely on
+    suites: {{langgame: {{items: 46}}}}  # questions about the letters of words, two of each of the 23 kinds
 """
 
 _STAGES: Mapping[Use, str] = {

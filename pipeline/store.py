@@ -7,18 +7,24 @@ exists exactly when DONE.json names an output directory that holds every file of
 
 from __future__ import annotations
 
+import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from pipeline import locks
 from pipeline.errors import PipelineError
+from pipeline.keys import canonical_json
+from stages import STAGES, load_stage
+from stages.resume_points import newest_checkpoint
 
 KEY_PREFIX = 12
 """How many hex digits of the key name the entry's directory."""
+
+_CHECKSUM = "checksum"
+"""Field of DONE.json: sha256 of all others. Records of before it was there have none."""
 
 
 class StoreError(PipelineError):
@@ -79,6 +85,11 @@ class Done:
         values["code"] = record.get("code")
         values["manifest"] = tuple(FileRecord(**file) for file in record["manifest"])
         return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that DONE.json holds: all of this and its checksum."""
+        record = asdict(self)
+        return record | {_CHECKSUM: _checksum(record)}
 
     @property
     def size(self) -> int:
@@ -148,6 +159,11 @@ class Entry:
         """DONE.json."""
         return self.path / "DONE.json"
 
+    @property
+    def damage_path(self) -> Path:
+        """What is wrong with the content of an attempt's output: ``pipeline.verify`` writes it."""
+        return self.path / "damage.json"
+
     def done(self) -> Done | None:
         """The published result, or None if there is none or it is damaged (``problem`` says which).
 
@@ -164,11 +180,11 @@ class Entry:
 
     def _inspect(self) -> tuple[Done | None, str | None]:
         try:
-            done = Done.from_json(json.loads(self.done_path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
+            done = self.recorded()
+        except StoreError as error:
+            return None, str(error)
+        if done is None:
             return None, None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return None, f"{self.done_path} is unreadable ({error!r})"
         if done.key != self.key:
             raise StoreError(
                 f"{self.path} holds the result of key {done.key}, but {self.key} was asked for: two keys share "
@@ -183,7 +199,31 @@ class Entry:
                 return None, f"{path} is missing"
             if size != file.size:
                 return None, f"{path} has {size:,} bytes, its manifest says {file.size:,}"
+        if damage := self._known_damage(done.attempt):
+            return None, f"{directory}: {damage} (found by `pipeline verify`)"
         return done, None
+
+    def _known_damage(self, attempt: int) -> str | None:
+        """What ``pipeline.verify`` noted of the output of ``attempt``, in words."""
+        noted = _read_object(self.damage_path) or {}
+        return f"{noted.get('problem')}" if noted.get("attempt") == attempt else None
+
+    def recorded(self) -> Done | None:
+        """What DONE.json says, whatever became of the files; None if there is none.
+
+        Raises:
+            StoreError: it is not what was written.
+        """
+        try:
+            record = json.loads(self.done_path.read_text(encoding="utf-8"))
+            done = Done.from_json(record)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{self.done_path} is unreadable ({error!r})") from None
+        if record.get(_CHECKSUM) not in (None, _checksum(record)):
+            raise StoreError(f"{self.done_path.name} changed since it was written: its checksum differs ({self.path})")
+        return done
 
     def ingredients(self) -> Mapping[str, Any] | None:
         """What was hashed into the key, known from the first attempt on."""
@@ -218,13 +258,12 @@ class Entry:
         return done is not None and (last is None or last.number <= done.attempt)
 
     def resume_point(self) -> str | None:
-        """Where the next attempt would go on, for a person: the highest complete checkpoint (R9)."""
-        complete = [
-            int(match.group(1))
-            for marker in self.work.glob("ckpt/step-*/COMPLETE.json")
-            if (match := re.fullmatch(r"step-(\d+)", marker.parent.name)) and _read_object(marker) is not None
-        ]
-        return f"step {max(complete):,}" if complete and not self.work_is_spent() else None
+        """Where the next attempt would go on, for a person, in the words of the stage's kind (R9)."""
+        if self.work_is_spent():
+            return None
+        kind = self.path.parent.name
+        stage = load_stage(kind) if kind in STAGES else None
+        return getattr(stage, "resume_point", newest_checkpoint)(self.work)
 
 
 @dataclass(frozen=True)
@@ -236,6 +275,12 @@ class Store:
     def entry(self, kind: str, key: str) -> Entry:
         """The entry of ``key`` among the results of stage kind ``kind``; it need not exist yet."""
         return Entry(self.root / kind / key[:KEY_PREFIX], key)
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """sha256 hex of a record, its own checksum aside."""
+    text = canonical_json({name: value for name, value in record.items() if name != _CHECKSUM})
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read_object(path: Path) -> Mapping[str, Any] | None:

@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
 import psutil
 
 from pipeline.deaths import rank_states
 from pipeline.display import Display
 from pipeline.launchers.worker import JOB_FILE, MODULE
+from pipeline.signals import StopSignals
 from pipeline.tail import Tail
-from stages.stop_request import HEARTBEAT, SIGNALS, STOP_FILE
+from stages.stop_request import HEARTBEAT, STOP_FILE
 from stages.worker import PROGRESS_PREFIX
 
 SILENCE_SECONDS = 10.0
@@ -27,29 +28,6 @@ SILENCE_SECONDS = 10.0
 
 _POLL_SECONDS = 0.1
 _HEARTBEAT_SECONDS = 5.0
-
-
-class StopSignals:
-    """Counts the signals that ask to stop while the context is entered; the previous handlers come back afterwards."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._previous: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> StopSignals:
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        # A batch system may send SIGTERM more than once; only a person who presses Ctrl-C again wants no saving.
-        self.count = self.count + 1 if number == signal.SIGINT else max(self.count, 1)
 
 
 @dataclass

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import RecipeError
 from pipeline.loading import load_recipe
-from pipeline.recipe import Recipe
+from pipeline.recipe import LONGEST_NAME, Recipe
+from pipeline.yaml_source import read_yaml
+from stages.masking import holds_token, is_secret_name
 
-LONGEST_NAME = 120
-"""Characters of a run's name; what would be longer ends in a digest instead."""
+MOST_RUNS = 1000
+"""In one sweep; more are taken for a slip. Each is checked and planned before the first one runs."""
 
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 
@@ -23,9 +26,11 @@ def alternatives(override: str) -> list[str]:
     """``a.b=1,2`` -> ``a.b=1`` and ``a.b=2``. Commas inside brackets or quotes separate nothing.
 
     Raises:
-        RecipeError: an alternative is empty.
+        RecipeError: the text is no ``path=value``, or an alternative is empty or given twice.
     """
     path, equals, values = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: expected PATH=VALUE,VALUE..., such as init.input.method=omp,piece_mean")
     parts, depth, quote = [""], [], ""
     for character in values:
         if character == "," and not depth and not quote:
@@ -42,7 +47,10 @@ def alternatives(override: str) -> list[str]:
             depth.pop()
     if len(parts) > 1 and not all(part.strip() for part in parts):
         raise RecipeError(f"--set {override}: there is nothing before or after a comma")
-    return [f"{path}{equals}{part.strip()}" for part in parts]
+    values = [part.strip() for part in parts]
+    if repeated := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+        raise RecipeError(f"--set {path}: {', '.join(repeated)} is given more than once: it would be the same run")
+    return [f"{path}{equals}{value}" for value in values]
 
 
 def combinations(path: Path, overrides: Sequence[str]) -> list[Recipe]:
@@ -51,9 +59,11 @@ def combinations(path: Path, overrides: Sequence[str]) -> list[Recipe]:
     Each is called ``<name>--<key>-<value>…`` after what differs, and all are of one MLflow experiment.
 
     Raises:
-        RecipeError: no override has alternatives; or a combination is wrong: the problems of all of them, each once.
+        RecipeError: no override has alternatives, one has alternatives that cannot be, or there are too many
+            combinations; or a combination is wrong: the problems of all of them, each once.
     """
     choices = [alternatives(override) for override in overrides]
+    _check_choices(choices)
     if all(len(choice) == 1 for choice in choices):
         raise RecipeError(
             "nothing to sweep over: give alternatives, such as --set init.input.method=omp,piece_mean; for one value "
@@ -61,12 +71,14 @@ def combinations(path: Path, overrides: Sequence[str]) -> list[Recipe]:
         )
     recipes: list[Recipe] = []
     problems: dict[str, None] = {}
-    base = load_recipe(path, [choice[0] for choice in choices])
+    given = read_yaml(path, [choice[0] for choice in choices]).values
+    base, experiment = given.get("name"), given.get("experiment") or given.get("name")
     several = [len(choice) > 1 for choice in choices]
     combined = list(itertools.product(*choices))
-    names = run_names(base.name, [list(itertools.compress(chosen, several)) for chosen in combined])
+    names = run_names(str(base), [list(itertools.compress(chosen, several)) for chosen in combined])
     for name, chosen in zip(names, combined, strict=True):
-        shared = [f"name={name}", f"experiment={json.dumps(base.experiment)}"]
+        # A name that is none is left for the recipe's own check to report.
+        shared = [f"name={name}", f"experiment={json.dumps(experiment)}"] if isinstance(base, str) else []
         try:
             recipes.append(load_recipe(path, [*chosen, *shared]))
         except RecipeError as error:
@@ -74,6 +86,22 @@ def combinations(path: Path, overrides: Sequence[str]) -> list[Recipe]:
     if problems:
         raise RecipeError(list(problems))
     return recipes
+
+
+def _check_choices(choices: Sequence[Sequence[str]]) -> None:
+    count = math.prod(map(len, choices))
+    if count > MOST_RUNS:
+        raise RecipeError(f"that would be {count:,} runs; a sweep has at most {MOST_RUNS:,}: sweep over fewer values")
+    paths = [choice[0].partition("=")[0].strip() for choice in choices]
+    for path, choice in zip(paths, choices, strict=True):
+        if len(choice) > 1 and paths.count(path) > 1:
+            raise RecipeError(f"--set {path} is given twice, and the later would take the place of the other")
+        if len(choice) > 1 and (is_secret_name(re.split(r"[.\[\]]+", path)[-1]) or any(map(holds_token, choice))):
+            raise RecipeError(f"--set {path}: one value; a secret would become part of the names of runs")
+        if len(choice) > 1 and path in ("name", "experiment"):
+            raise RecipeError(
+                f"--set {path}: one value; the runs of a sweep are named after what differs, in one experiment"
+            )
 
 
 def run_names(base: str, varied: Sequence[Sequence[str]]) -> list[str]:

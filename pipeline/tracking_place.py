@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pipeline.programs import program
@@ -25,4 +26,14 @@ def ui_command(uri: str) -> str:
 
 def database_file(uri: str) -> Path | None:
     """The file behind an sqlite URI; None for a server, which decides itself where artifacts go."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0])
+
+
+def artifact_directory(uri: str, experiment: str) -> Path | None:
+    """Where the files of an experiment go: beside the database, whatever it is called; None where a server decides."""
+    database = database_file(uri)
+    if database is None:
+        return None
+    return database.parent / "artifacts" / (re.sub(r"[^\w.-]+", "_", experiment).lstrip(".") or "_")

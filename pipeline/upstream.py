@@ -45,12 +45,9 @@ def upstream_problems(bindings: Bindings, configs: Configs, source_configs: Conf
     """
     problems = []
     for stage, binding in bindings.items():
-        if stage not in configs:
+        if stage not in configs or not all(other in configs for others in binding.inputs.values() for other in others):
             continue
-        upstream = {
-            name: {other: configs[other] for other in others if other in configs}
-            for name, others in binding.inputs.items()
-        }
+        upstream = {name: {other: configs[other] for other in others} for name, others in binding.inputs.items()}
         for name, source in binding.sources.items():
             if source in source_configs:
                 upstream[name] = {stage_name(source): source_configs[source]}

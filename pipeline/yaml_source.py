@@ -13,9 +13,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import RecipeError
+from pipeline.nearest import did_you_mean
 from pipeline.problems import Location, Problem, dotted
 
 SET_OPTION = "--set"
+
+RECIPES = Path("recipes")
+"""Where recipes usually are: what is not found elsewhere may be there."""
+
+MOST_VALUES = 100_000
+"""Keys and list items of a recipe, an alias counted with all that it stands for: a few lines of aliases of aliases can
+stand for more than any memory holds."""
 
 Origin = int | Literal["--set"]
 """A line of the recipe, counted from 1, or the command line."""
@@ -47,8 +55,13 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> YamlSource:
         RecipeError: the file is unreadable, is not YAML, is no mapping, or repeats a key (all repeats are named).
     """
     text = _read_text(path)
-    origins = _origins(text, path)
-    config = OmegaConf.create(text)
+    try:
+        origins = _origins(text, path)
+        config = OmegaConf.create(text)
+    except yaml.MarkedYAMLError as error:
+        raise _not_yaml(error, path) from None
+    except RecursionError:
+        raise RecipeError(f"{path}: lists and mappings are nested too deeply to be read") from None
     problems: list[Problem] = []
     for override in overrides:
         try:
@@ -67,7 +80,9 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise RecipeError(f"{path}: there is no such recipe file") from None
+        known = [str(found) for folder in (path.parent, RECIPES) for found in sorted(folder.glob("*.yaml"))]
+        near = did_you_mean(str(path), known) or did_you_mean(str(RECIPES / path.with_suffix(".yaml").name), known)
+        raise RecipeError(f"{path}: there is no such recipe file{near}") from None
     except IsADirectoryError:
         raise RecipeError(f"{path} is a directory; give the recipe file") from None
     except UnicodeDecodeError as error:
@@ -81,13 +96,17 @@ def _compose(text: str, path: Path) -> yaml.MappingNode:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{path}{line}: not valid YAML: {error.problem}") from None
+        raise _not_yaml(error, path) from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
         raise RecipeError(f"{path}: a recipe is a mapping with name, models, data and stages")
     return root
+
+
+def _not_yaml(error: yaml.MarkedYAMLError, path: Path) -> RecipeError:
+    line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+    return RecipeError(f"{path}{line}: not valid YAML: {error.problem}")
 
 
 def _origins(text: str, path: Path) -> dict[Location, Origin]:
@@ -96,6 +115,8 @@ def _origins(text: str, path: Path) -> dict[Location, Origin]:
     problems: list[str] = []
 
     def visit(node: yaml.Node, location: Location, enclosing: tuple[yaml.Node, ...]) -> None:
+        if len(origins) > MOST_VALUES:
+            raise RecipeError(f"{path}: more than {MOST_VALUES:,} values, counting what aliases (*name) stand for")
         if node in enclosing:
             problems.append(f"{path}:{origins[location]}: {dotted(location)}: an alias that contains itself")
         elif isinstance(node, yaml.MappingNode):

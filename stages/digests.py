@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 _SETTLED_SECONDS = 2.0
+"""Times of files are coarse: one that is younger may change again and keep its times."""
 
 
 def list_files(directory: Path) -> list[Path]:
@@ -28,7 +30,9 @@ def content_digest(path: Path, memo: Path | None = None, patterns: Sequence[str]
 
     Args:
         path: file or directory.
-        memo: JSON file of earlier digests, by path, size, mtime_ns and inode; None reads everything.
+        memo: JSON file of earlier digests, by path, size, times of change (mtime_ns, ctime_ns) and inode; None reads
+            everything. The second time cannot be set by hand or by a copying program, so what they put in place of a
+            file is seen whatever its size and age.
         patterns: of a directory, take only the files that lie directly in it under a name that matches one of these.
     """
     known = _read_memo(memo)
@@ -54,17 +58,22 @@ def _matching_files(directory: Path, patterns: Sequence[str]) -> list[Path]:
 
 
 def _file_digest(path: Path, known: dict[str, list[int | str]]) -> str:
-    status = path.stat()
-    state = [status.st_size, status.st_mtime_ns, status.st_ino]
+    state, settled = _state(path)
     entry = known.get(str(path.resolve()))
-    if entry is not None and entry[:3] == state:
-        return str(entry[3])
+    if entry is not None and entry[:-1] == state:
+        return str(entry[-1])
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A file written a moment ago may change again within one tick of the file system's clock.
-    if time.time() - status.st_mtime > _SETTLED_SECONDS:
+    if settled and _state(path)[0] == state:
         known[str(path.resolve())] = [*state, digest]
     return digest
+
+
+def _state(path: Path) -> tuple[list[int], bool]:
+    """What a change of a file changes, and whether its last change is so long ago that the next must show in it."""
+    status = path.stat()
+    age = time.time() - max(status.st_mtime, status.st_ctime)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino], age > _SETTLED_SECONDS
 
 
 def _read_memo(memo: Path | None) -> dict[str, list[int | str]]:
@@ -78,7 +87,15 @@ def _read_memo(memo: Path | None) -> dict[str, list[int | str]]:
 
 
 def _write_memo(memo: Path, known: dict[str, list[int | str]]) -> None:
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=memo.parent, delete=False) as file:
-        json.dump(known, file, sort_keys=True)
-    os.replace(file.name, memo)
+    text = json.dumps(known, sort_keys=True)
+    # Where there is no room or no right to write, only time is lost: what there is can still be looked at.
+    with contextlib.suppress(OSError):
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=memo.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(name, memo)
+        except OSError:
+            os.unlink(name)
+            raise

@@ -21,7 +21,7 @@ from stages.document_sets import (
 from stages.document_streams import DocumentStream, count_files, count_hub, write_streams
 from stages.documents import DocumentProblem
 from stages.references import HubReference, ReferenceProblem, parse
-from stages.stage import Input, StageContext, StageError, StageInterrupted
+from stages.stage import Input, StageContext, StageError, StageInterrupted, stage_error
 
 
 class DocumentsSource:
@@ -36,7 +36,7 @@ class DocumentsSource:
         """Write ``documents.jsonl``, ``manifest.json`` and, if a set is streamed, ``streams.json`` into ``ctx.out``.
 
         Raises:
-            StageError: a set cannot be had, read or holds no documents.
+            StageError: a set cannot be had, read or holds no documents; StageUnavailable: the hub does not answer.
             StageInterrupted: the stage was asked to stop.
         """
         domains, streams = {}, []
@@ -49,7 +49,7 @@ class DocumentsSource:
                     else:
                         _copy(documents, writer)
                 except (DocumentProblem, ReferenceProblem) as error:
-                    raise StageError(str(error)) from None
+                    raise stage_error(error) from None
                 domains[documents.name] = writer.facts()
         if streams:
             write_streams(ctx.out, streams)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from stages.digests import list_files
+from stages.transient import TransientError
 
 COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 """File suffix -> the name that pyarrow has for the format."""
@@ -21,6 +22,10 @@ _PARQUET_ROWS = 256
 
 class DocumentProblem(Exception):
     """A file holds no readable documents; the message names the file and the line or byte."""
+
+
+class DocumentsUnreachable(DocumentProblem, TransientError):
+    """The documents lie elsewhere, and the connection to them is gone."""
 
 
 def read_documents(path: Path, *, field: str, limit: int | None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from stages.evaluation.overlap_options import OverlapOptions
 from stages.evaluation.robustness.options import InvarianceOptions, NoiseOptions, PromptBoundaryOptions
 from stages.evaluation.sections import TEACHER
 from stages.evaluation.suites.options import SuitesOptions, TrapsOptions
+from stages.resume_points import counted
 from stages.stage import Input, StageConfig, StageContext, StageError, not_keyed
 
 if TYPE_CHECKING:
@@ -125,6 +126,12 @@ class Evaluate:
         "training": Input(DocumentsArtifact, source="train", optional=True),
     }
     output = EvaluationArtifact
+
+    @staticmethod
+    def resume_point(work: Path) -> str | None:
+        """What is finished of every model's sections."""
+        kept = [file for file in work.glob("*-*.json") if not file.name.startswith("preflight-")]
+        return counted(len(kept), "finished section")
 
     def run(self, ctx: StageContext) -> None:
         """Write ``report.json``, ``report.html``, ``metrics.json`` and ``table.txt``.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from stages.artifacts import DocumentsArtifact, ModelArtifact, write_json
+from stages.resume_points import counted
 from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted, not_keyed
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class Generate:
         "documents": Input(DocumentsArtifact, source="train"),
     }
     output = DocumentsArtifact
+
+    @staticmethod
+    def resume_point(work: Path) -> str | None:
+        """The documents that were written to their ends."""
+        drafts = work / "documents.jsonl"
+        return counted(drafts.read_bytes().count(b"\n") if drafts.exists() else 0, "written document")
 
     def run(self, ctx: StageContext) -> None:
         """Write prompts and continuations as documents into ``ctx.out``.

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stages.documents import DocumentProblem
+from stages.documents import DocumentProblem, DocumentsUnreachable
+from stages.hub_errors import connection_errors, may_pass
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -47,7 +48,7 @@ class HubRows:
         """The rows as the library streams them.
 
         Raises:
-            DocumentProblem: there is no such data set, or the hub cannot be reached.
+            DocumentProblem: there is no such data set; DocumentsUnreachable: the hub cannot be reached.
         """
         from datasets import load_dataset
         from datasets.exceptions import DatasetNotFoundError
@@ -55,7 +56,8 @@ class HubRows:
         try:
             return load_dataset(self.repository, self.subset, revision=self.revision, split=self.split, streaming=True)
         except (DatasetNotFoundError, ValueError, OSError) as error:
-            raise DocumentProblem(f"{self.repository}: the data set cannot be streamed: {_brief(error)}") from error
+            kind = DocumentsUnreachable if may_pass(error) else DocumentProblem
+            raise kind(f"{self.repository}: the data set cannot be streamed: {_brief(error)}") from error
 
     def read(self, first: int, report: Report) -> Iterator[tuple[int, dict[str, Any]]]:
         """Rows with their numbers, from row ``first`` (from 1) on.
@@ -64,7 +66,8 @@ class HubRows:
         ``PATIENCE_SECONDS``; no row is left out or given twice.
 
         Raises:
-            DocumentProblem: it did not come back, or what is there cannot be read; names the row.
+            DocumentsUnreachable: it did not come back; names the row.
+            DocumentProblem: what is there cannot be read; names the row.
         """
         from datasets.exceptions import DatasetsError
 
@@ -78,8 +81,8 @@ class HubRows:
                     yield number, row
                     number += 1
                 return
-            except (DocumentProblem, DatasetsError, OSError, ValueError, *_connection_errors()) as error:
-                if not _may_pass(error):
+            except (DocumentProblem, DatasetsError, OSError, ValueError, *connection_errors()) as error:
+                if not may_pass(error):
                     if isinstance(error, DocumentProblem):
                         raise
                     raise DocumentProblem(
@@ -90,7 +93,7 @@ class HubRows:
                     broken_since = time.monotonic()
                     report(f"note: {broke}; trying again for {_minutes(PATIENCE_SECONDS)}")
                 if time.monotonic() - broken_since + wait > PATIENCE_SECONDS:
-                    raise DocumentProblem(
+                    raise DocumentsUnreachable(
                         f"{broke}, and did not come back in {_minutes(PATIENCE_SECONDS)}. Once the hub can be reached "
                         "the same command goes on; a copy of the data set does without it"
                     ) from error
@@ -98,37 +101,6 @@ class HubRows:
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
             if rows is not None:
                 rows.load_state_dict(rows.state_dict())  # the library's way to go on after the row that it gave last
-
-
-def _connection_errors() -> tuple[type[Exception], ...]:
-    """What a request that the libraries have repeated in vain ends with."""
-    from datasets.utils.file_utils import CONNECTION_ERRORS_TO_RETRY
-
-    return (ConnectionError, TimeoutError, *CONNECTION_ERRORS_TO_RETRY)
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed later: no connection, or a server that is too busy or ill."""
-    from huggingface_hub.constants import is_offline_mode
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if is_offline_mode():
-        return False
-    reasons = _reasons(error)
-    for each in reasons:
-        if isinstance(each, HfHubHTTPError):
-            status = each.response.status_code
-            return status in (408, 429) or status >= 500
-    return any(isinstance(each, _connection_errors()) for each in reasons)
-
-
-def _reasons(error: BaseException | None) -> list[BaseException]:
-    """The error, and what led to it: where a server is ill, load_dataset says that there is no such file."""
-    found: list[BaseException] = []
-    while error is not None and error not in found:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 def _brief(error: Exception) -> str:

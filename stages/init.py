@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -18,6 +19,7 @@ from stages.artifacts import (
 from stages.initializers import Chain
 from stages.initializers.refiners import RefinerEntry
 from stages.initializers.steps import AnchorOptions, PostOptions, VerifyOptions
+from stages.resume_points import newest_checkpoint
 from stages.stage import Input, StageConfig, StageContext
 
 
@@ -103,6 +105,12 @@ class Init:
         "eval": Input(DocumentsArtifact, source="eval", optional=True),
     }
     output: ClassVar[type[Artifact]] = ModelArtifact
+
+    @staticmethod
+    def resume_point(work: Path) -> str | None:
+        """Only the training of rows is worth keeping."""
+        point = newest_checkpoint(work, "token_distill/*")
+        return f"{point} of token_distill" if point else None
 
     def run(self, ctx: StageContext) -> None:
         """Write an ordinary Hugging Face directory, ``init.json``, ``rows.npz`` (how every row was made) and metrics.

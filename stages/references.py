@@ -20,6 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from stages.digests import content_digest
+from stages.hub_errors import connection_errors, may_pass
+from stages.transient import TransientError
 
 FILE_SUFFIXES = (
     *(".bz2", ".gguf", ".gz", ".json", ".jsonl", ".md", ".model", ".parquet", ".py", ".safetensors", ".tiktoken"),
@@ -33,6 +35,10 @@ _HUB = re.compile(r"(?P<type>datasets/)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<r
 
 class ReferenceProblem(Exception):
     """A reference cannot be understood or followed; the message says what to do about it."""
+
+
+class ReferenceUnreachable(ReferenceProblem, TransientError):
+    """A reference leads to a hub that does not answer, or is too busy or ill to."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,8 @@ class HubReference:
             files: glob patterns of the files that are needed; None means all of them.
 
         Raises:
-            ReferenceProblem: the hub refuses or cannot be reached and the cache has no such snapshot.
+            ReferenceProblem: the hub refuses, or is not to be asked and the cache has no such snapshot.
+            ReferenceUnreachable: the hub cannot be reached, or is too busy or ill, and the cache has no such snapshot.
         """
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
@@ -141,14 +148,17 @@ class HubReference:
         except RevisionNotFoundError:
             raise ReferenceProblem(f"{self}: the repository has no revision {self.revision!r}") from None
         except HfHubHTTPError as error:
+            if may_pass(error):
+                raise ReferenceUnreachable(f"{self}: the hub is in trouble: {str(error).splitlines()[0]}") from None
             raise ReferenceProblem(
                 f"{self}: the hub refused: {str(error).splitlines()[0]}\nCheck the name; a private or gated repository "
                 "needs `hf auth login` and its terms accepted"
             ) from None
-        except (LocalEntryNotFoundError, ConnectionError):
+        except (LocalEntryNotFoundError, *connection_errors()) as error:
             dataset = " --repo-type dataset" if self.kind == "dataset" else ""
             pin = f" --revision {self.revision}" if self.revision else ""
-            raise ReferenceProblem(
+            kind = ReferenceUnreachable if may_pass(error) else ReferenceProblem
+            raise kind(
                 f"{self}: not in the local cache, and the hub cannot be reached. On a machine with a connection run\n"
                 f"    hf download {self.repository}{dataset}{pin}\n"
                 "with HF_HOME on a disk that both share, or copy the files here and name their directory instead"

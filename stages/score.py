@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from stages.artifacts import DocumentsArtifact, ModelArtifact, ScoresArtifact
+from stages.resume_points import counted
 from stages.scoring.config import ScoreConfig
 from stages.stage import Input, StageContext
 
@@ -17,6 +20,12 @@ class Score:
         "documents": Input(DocumentsArtifact, source="train", replaceable=True),
     }
     output = ScoresArtifact
+
+    @staticmethod
+    def resume_point(work: Path) -> str | None:
+        """The shards that took their names."""
+        shards = [file.parent for file in work.glob("shards/*/*/shard.json")]
+        return counted(sum(not shard.name.endswith(".partial") for shard in shards), "finished shard")
 
     def run(self, ctx: StageContext) -> None:
         """Write the scores, and the teacher's tokenizer, into ``ctx.out``.

@@ -13,7 +13,7 @@ from stages.artifacts import ModelArtifact, ModelConfigArtifact, TokenizerArtifa
 from stages.conversion.errors import ConversionError
 from stages.conversion.patterns import resolve_pattern
 from stages.references import ReferenceProblem, parse
-from stages.stage import Input, StageConfig, StageContext, StageError, Switch, reference
+from stages.stage import Input, StageConfig, StageContext, StageError, Switch, reference, stage_error
 
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.py", "*.txt", "*.model")
 MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors", "pytorch_model*.bin")
@@ -236,4 +236,4 @@ def _as_stage_error() -> Iterator[None]:
     try:
         yield
     except (ConversionError, ReferenceProblem) as error:
-        raise StageError(str(error)) from None
+        raise stage_error(error) from None

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from stages.artifacts import Artifact
+from stages.transient import TransientError
 
 
 class StageConfig(BaseModel):
@@ -108,6 +109,19 @@ class StageError(Exception):
     """The stage cannot go on for a reason the user can act on. Shown without a traceback; exit code 1."""
 
 
+class StageUnavailable(StageError, TransientError):
+    """What the stage needs from elsewhere did not answer: a hub, a teacher's server; exit code 69.
+
+    Nothing is wrong with the recipe, so such a stage is tried again where its resources ask for ``retries``.
+    """
+
+
+def stage_error(problem: Exception, prefix: str = "") -> StageError:
+    """``problem``, whose message is meant for the user, as what ends a stage; ``prefix`` says which option it is of."""
+    kind = StageUnavailable if isinstance(problem, TransientError) else StageError
+    return kind(f"{prefix}{problem}")
+
+
 class StageInterrupted(BaseException):
     """The stage saved its state and stopped because it was asked to; exit code 75.
 
@@ -182,7 +196,9 @@ class StageContext:
 class Stage(Protocol):
     """The seam between the runner and what a recipe can chain. Satisfied structurally; there is no base class.
 
-    ``VERSION`` is part of the cache key: raise it when the same inputs give different outputs.
+    ``VERSION`` is part of the cache key: raise it when the same inputs give different outputs. A stage that keeps
+    something else in ``work`` than checkpoints says from where it goes on with a static method ``resume_point(work)``
+    (``stages.resume_points``).
     """
 
     VERSION: ClassVar[int]

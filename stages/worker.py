@@ -3,8 +3,9 @@
 The job file is what the runner wrote: ``stage`` and ``uses`` (names), ``module`` ("package.module:Class"), ``config``,
 ``inputs`` {input: {stage: directory}}, ``work``, ``out``, ``attempt``, ``cache`` (directories) and ``resources``.
 
-Exit codes: 0 the stage returned, 75 it saved and stopped because it was asked to, 1 it failed. The first rank that
-does not return also writes ``outcome.json`` into the attempt, because launchers do not pass exit codes on.
+Exit codes: 0 the stage returned, 75 it saved and stopped because it was asked to, 69 it failed because something
+outside this machine did not answer (``StageUnavailable``), 1 it failed otherwise. The first rank that does not return
+also writes ``outcome.json`` into the attempt, because launchers do not pass exit codes on.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from stages.masking import MaskedStream, environment_secrets, mask_text
 from stages.ranks import Place, RankRecord, find_place, redirect_output
-from stages.stage import MetricsWriter, StageConfig, StageContext, StageError, StageInterrupted
+from stages.stage import MetricsWriter, StageConfig, StageContext, StageError, StageInterrupted, StageUnavailable
 from stages.stop_request import StopRequest
 
 SCHEMA_VERSION = 2
@@ -34,6 +37,7 @@ PROGRESS_PREFIX = "progress| "
 """Log lines with this prefix are for the user; everything else in the log is chatter."""
 
 EXIT_FAILED = 1
+EXIT_UNAVAILABLE = 69
 EXIT_INTERRUPTED = 75
 
 
@@ -89,11 +93,12 @@ def run_job(path: Path, local_rank: int | None = None) -> int:
         return EXIT_INTERRUPTED
     except StageError as error:
         print(f"error: {error}", file=sys.stderr)
-        _record_outcome(job, place, "failed", str(error), explained=True)
+        transient = isinstance(error, StageUnavailable)
+        _record_outcome(job, place, "failed", str(error), explained=True, transient=transient)
         record.set("failed")
-        return EXIT_FAILED
+        return EXIT_UNAVAILABLE if transient else EXIT_FAILED
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = _disk_was_full(error)
         message = str(error) if full else "".join(traceback.format_exception_only(error)).strip()
         if full:
             print(f"error: {error}", file=sys.stderr)
@@ -104,6 +109,12 @@ def run_job(path: Path, local_rank: int | None = None) -> int:
         return EXIT_FAILED
     record.set("finished")
     return 0
+
+
+def _disk_was_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, SafetensorError) and f"(os error {errno.ENOSPC})" in str(error)  # it has no number of it
 
 
 def read_job(path: Path) -> dict[str, Any]:
@@ -162,14 +173,24 @@ def _load(reference: str) -> type:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _record_outcome(job: Mapping[str, Any], place: Place, state: str, message: str, *, explained: bool = False) -> None:
+def _record_outcome(
+    job: Mapping[str, Any],
+    place: Place,
+    state: str,
+    message: str,
+    *,
+    explained: bool = False,
+    transient: bool = False,
+) -> None:
     """Write ``outcome.json`` unless a rank already did: the first to end is the cause, the others follow.
 
-    ``explained`` says that the message is meant for the user, so it is no consequence of another rank's death.
+    ``explained`` says that the message is meant for the user, so it is no consequence of another rank's death;
+    ``transient`` that the same attempt may succeed later.
     """
     path = Path(job["attempt"]) / "outcome.json"
     message = mask_text(message, environment_secrets())
-    outcome = json.dumps({"state": state, "message": message, "rank": place.rank, "explained": explained})
+    facts = {"state": state, "message": message, "rank": place.rank, "explained": explained, "transient": transient}
+    outcome = json.dumps(facts)
     try:
         _write_new(path, outcome)
     except FileExistsError:

@@ -19,20 +19,26 @@ from pipeline.recipe import Outline
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("recipes/**/*.md")])
+TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 RECIPES = sorted(REPOSITORY.glob("recipes/*.yaml"))
 READ_ONLY = {"plan", "graph", "validate", "show", "status", "slurm", "ls", "env", "ui", "completion", "clean"}
-TAKE_RUNS = {"plan", "run", "sweep", "status", "audit", "ls", "clean"}
-RUN_HERE = {"audit", "card", "mixture"}  # trains nothing
-NEED_A_RUN = {"export"}  # only understood
+TAKE_RUNS = {"plan", "run", "sweep", "status", "audit", "ls", "clean", "track"}
+RUN_HERE = {"audit", "card", "mixture", "track"}  # trains nothing
+NEED_A_RUN = {"export", "verify"}  # only understood
+
+
+def _shown(path: Path) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.S)
+    lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
 
 
 def _commands() -> list[tuple[str, str]]:
     """(document, command) of every shown command, the first document that shows it."""
     found = []
     for path in DOCUMENTS:
-        for block in re.findall(r"```bash\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.S):
-            lines = [line.split("#")[0].strip() for line in block.splitlines()]
-            found += [(path.name, line) for line in lines if line]
+        if path != TUTORIAL:
+            found += [(path.name, command) for command in _shown(path)]
     for path in RECIPES:
         lines = path.read_text(encoding="utf-8").splitlines()
         found += [(path.name, line.lstrip("# ").split("  ")[0]) for line in lines if line.startswith("#   pipeline ")]
@@ -62,6 +68,9 @@ def test_a_shown_command_works(document, command, monkeypatch, capsys, tmp_path)
         (tmp_path / "recipes").symlink_to(REPOSITORY / "recipes")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.stdin", io.StringIO())
+    elif words[1] == "demo":
+        monkeypatch.chdir(tmp_path)
+        words.append("--write-only")
     elif words[1] in {"run", "sweep"}:
         words.append("--dry-run")
     else:
@@ -69,6 +78,32 @@ def test_a_shown_command_works(document, command, monkeypatch, capsys, tmp_path)
     if words[1] != "graph":
         words += ["--runs", str(tmp_path)] if words[1] in TAKE_RUNS else []
     assert main(words[1:]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.demo
+def test_the_tutorial_works_in_the_order_in_which_it_is_read(monkeypatch, capsys, tmp_path):
+    """All but what trains, and what needs its results: of these the command line alone."""
+    (tmp_path / "docs").symlink_to(REPOSITORY / "docs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    done = []
+    for command in _shown(TUTORIAL):
+        program, *words = shlex.split(command)
+        if program == "make":
+            subprocess.run(["make", "--dry-run", *words], cwd=REPOSITORY, check=True, capture_output=True)
+        elif program == "cat":
+            subprocess.run(command, shell=True, check=True)
+        elif program == "pipeline":
+            arguments = command_parser().parse_args(words)
+            done.append(words[0])
+            if words[0] in {"init", "plan", "run"}:
+                words += ["--dry-run"] if words[0] == "run" else []
+                assert main(words) == 0, capsys.readouterr().err
+            elif words[0] == "audit":
+                assert Path(arguments.recipe).is_file()
+        else:
+            assert program in {"git", "cd", "."}, f"no test knows how to run {command!r}"
+    assert done == ["init", "audit", "plan", "run", "run", "status", "run", "compare", "export"]
 
 
 # The others are held by tests/pipeline/test_recipes.py.

@@ -6,6 +6,7 @@ time to import is imported inside ``execute``, so that ``pipeline --help`` answe
 """
 
 COMMANDS: dict[str, str] = {
+    "demo": "pipeline.commands.demo",
     "init": "pipeline.commands.init",
     "run": "pipeline.commands.run",
     "resume": "pipeline.commands.resume",
@@ -20,10 +21,12 @@ COMMANDS: dict[str, str] = {
     "graph": "pipeline.commands.graph",
     "validate": "pipeline.commands.validate",
     "slurm": "pipeline.commands.slurm",
+    "track": "pipeline.commands.track",
     "show": "pipeline.commands.show",
     "ls": "pipeline.commands.ls",
     "export": "pipeline.commands.export",
     "clean": "pipeline.commands.clean",
+    "verify": "pipeline.commands.verify",
     "unlock": "pipeline.commands.unlock",
     "env": "pipeline.commands.env",
     "ui": "pipeline.commands.ui",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from pipeline.commands.common import add_json, print_json
-from pipeline.errors import EXIT_OK
+from pipeline.commands.pages import add_page, say, show
 
 SUMMARY = "say what tokenizers hold and what they make of text, without any model"
 EPILOG = """\
@@ -35,8 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="words, roots and affixes, one a line; ENTRY<tab>pure for the last two",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page as well")
-    add_json(parser)
+    add_page(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -54,12 +51,6 @@ def execute(arguments: argparse.Namespace) -> int:
             before=next(iter(paths)) if first else None,
             texts=texts,
             lexicon=arguments.lexicon,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=say,
         )
-    if arguments.html is not None:
-        arguments.html.write_text(report.page, encoding="utf-8")
-    if arguments.json:
-        print_json(report.values)
-    else:
-        print(report.text, end="")
-    return EXIT_OK
+    return show(report, arguments)

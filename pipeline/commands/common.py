@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,12 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """The recipe, ``--set`` and ``--runs``."""
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help="the YAML file")
+    add_set(parser)
+    add_runs(parser)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """``--set``."""
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -38,12 +45,27 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="PATH=VALUE",
         help="change one value, e.g. stages.distill.steps=100 or data.train[0].weight=2 (repeatable)",
     )
-    add_runs(parser)
 
 
-def add_json(parser: argparse.ArgumentParser, help_text: str = "machine-readable, alone on stdout") -> None:
+def add_json(parser: argparse._ActionsContainer, help_text: str = "machine-readable, alone on stdout") -> None:
     """``--json``."""
     parser.add_argument("--json", action="store_true", help=help_text)
+
+
+def add_html(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """``--html``. A place where nothing can be written is refused while the command line is read, before any work."""
+    parser.add_argument("--html", type=_new_file, metavar="FILE", help=help_text)
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a directory; name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no directory {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: {path.parent} cannot be written to")
+    return path
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -137,9 +159,24 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def command_line(command: str, arguments: argparse.Namespace, options: Sequence[str] = ()) -> str:
-    """The same command again, for people to paste; ``options`` are those beside ``--runs`` and ``--set``."""
-    words = [program("pipeline"), command, str(arguments.recipe)]
+def view_options(arguments: argparse.Namespace) -> list[str]:
+    """What ``add_view`` read, on a command line."""
+    progress = [] if arguments.progress == "auto" else ["--progress", arguments.progress]
+    return [*progress, *(["--verbose"] if arguments.verbose else [])]
+
+
+def command_line(
+    command: str, arguments: argparse.Namespace, options: Sequence[str] = (), *, subject: str | None = None
+) -> str:
+    """The same command again, for people to paste.
+
+    Args:
+        command: which one.
+        arguments: with those of ``add_recipe``.
+        options: on a command line, those beside ``--runs`` and ``--set``.
+        subject: what the command is about; None for the recipe.
+    """
+    words = [program("pipeline"), command, subject or str(arguments.recipe)]
     if arguments.runs != RUNS:
         words += ["--runs", str(arguments.runs)]
     words += [word for override in arguments.overrides for word in ("--set", override)]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from pipeline.commands.common import add_json, add_runs, print_json
+from pipeline.commands.common import add_html, add_json, add_runs, print_json
 from pipeline.errors import EXIT_OK
 
 SUMMARY = "put runs side by side: what differs in their recipes and results"
@@ -16,9 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``compare``."""
     parser.add_argument("names", nargs="+", metavar="RUN", help="two runs or more, as `pipeline status` lists them")
     parser.add_argument("--all", action="store_true", help="also metrics that are the same in every run")
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write the evaluations, with curves, as one page that needs no other"
-    )
+    add_html(parser, "write the evaluations, with curves, as one page that needs no other")
     add_json(parser)
     add_runs(parser)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -31,12 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Check everything that can be wrong before anything is copied."""
-    from pipeline.exporting import CARD, check_free, converter, export, find, push, write_gguf
+    from pipeline.exporting import CARD, check_free, check_repository, converter, export, find, push, write_gguf
 
     if arguments.public and arguments.push is None:
         raise RecipeError("--public is for what is pushed; add --push ORG/NAME, or remove it")
-    if arguments.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", arguments.push, re.ASCII):
-        raise RecipeError(f"--push {arguments.push}: expected ORG/NAME")
+    if arguments.push is not None:
+        check_repository(arguments.push)
     check_free(arguments.directory)
     command = converter() if arguments.gguf else None
     found = find(arguments.run, arguments.stage, arguments.runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,25 +46,38 @@ def execute(arguments: argparse.Namespace) -> int:
     if sys.stdin.isatty():
         _ask(arguments)
     name = arguments.name or "first"
+    _check_name(name)
     path = Path(f"{name}.yaml")
     if path.exists():
         raise RecipeError(f"{path} is there already: choose another name, or remove it")
     _check(arguments)
     own = sets_of(arguments.train, path.parent, field=arguments.text)
     train, evaluation = own, sets_of(arguments.eval, path.parent, field=arguments.text)
+    if arguments.text not in (None, "text") and not any("text" in each for each in (*own, *evaluation)):
+        raise RecipeError(f"--text {arguments.text}: none of these files has records with fields")
     if not evaluation:
         train, evaluation = parts_of(own, name)
     _write(path, render(_starter(arguments, name, train, evaluation)))
     if train is not own:
         try:
             lines = hold_out(own, train, evaluation, path.parent)
-        except RecipeError:
+        except (RecipeError, OSError):
             path.unlink()
             raise
         print("\n".join(lines))
     audit = [] if arguments.use == "stochastok" else [f"\n  pipeline audit {path}"]
     print(f"{path} is written. Next:{''.join(audit)}\n  pipeline run {path}")
     return EXIT_OK
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that no run can have, before it becomes that of a file."""
+    from pipeline.recipe import run_name
+
+    try:
+        run_name(name)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -99,8 +113,11 @@ def _starter(arguments: argparse.Namespace, name: str, train: list[Any], evaluat
 
 def _check_reference(reference: str | None) -> None:
     """Refuse a reference that is not one; whether the hub has it is found out when it is needed."""
+    from pipeline.own_text import check_literal
     from stages.references import HubReference, ReferenceProblem, parse
 
+    if reference is not None:
+        check_literal(reference)
     if reference is None or reference == "bytes":
         return
     try:
@@ -116,8 +133,11 @@ def _write(path: Path, text: str) -> None:
     from pipeline.launch_checks import check_recipe
     from pipeline.loading import load_recipe
 
-    with path.open("x", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be written: {error.strerror}") from None
     try:
         check_recipe(load_recipe(path))
     except RecipeError:
@@ -141,9 +161,18 @@ def _ask(arguments: argparse.Namespace) -> None:
     if arguments.use == "transfer" and arguments.target_tokenizer is None:
         arguments.target_tokenizer = _answer("Tokenizer that it shall get", None, "GPT-2's, out of a Python package")
     while not arguments.train:
-        arguments.train = (_answer("Files of text to train on", None, "at least one") or "").split()
+        arguments.train = _files("Files of text to train on", "at least one")
     if not arguments.eval:
-        arguments.eval = (_answer("Files of held-out text", None, "a tenth of the others") or "").split()
+        arguments.eval = _files("Files of held-out text", "a tenth of the others")
+
+
+def _files(question: str, meaning: str) -> list[str]:
+    """File names as a shell takes them: one with spaces is in quotes."""
+    while True:
+        try:
+            return shlex.split(_answer(question, None, meaning) or "")
+        except ValueError:
+            print("a quote is not closed")
 
 
 def _answer(question: str, default: str | None, meaning: str | None = None) -> str | None:
@@ -154,7 +183,7 @@ def _answer(question: str, default: str | None, meaning: str | None = None) -> s
 
 
 def _choice(question: str, known: Any, default: str) -> str:
-    from pipeline.problems import unknown_name
+    from pipeline.nearest import unknown_name
 
     while (answer := _answer(question, default)) not in known:
         print(f"there is no {answer!r}{unknown_name(answer or '', list(known))}")

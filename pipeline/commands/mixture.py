@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
-from pipeline.commands.common import add_json, print_json
-from pipeline.errors import EXIT_OK, RecipeError
+from pipeline.commands.pages import add_page, say, show
+from pipeline.errors import RecipeError
 
 SUMMARY = "infer what mixture of text a byte-pair tokenizer was trained on"
 DEFAULT_MERGES = 3000
@@ -32,8 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"use the first N merges; the time grows faster than N ({DEFAULT_MERGES})",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page as well")
-    add_json(parser)
+    add_page(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -54,12 +51,6 @@ def execute(arguments: argparse.Namespace) -> int:
             path,
             categories,
             max_merges=arguments.merges,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            say=say,
         )
-    if arguments.html is not None:
-        arguments.html.write_text(report.page, encoding="utf-8")
-    if arguments.json:
-        print_json(report.values)
-    else:
-        print(report.text, end="")
-    return EXIT_OK
+    return show(report, arguments)

@@ -21,17 +21,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run the kept recipe, after saying from where."""
-    import yaml
-
     from pipeline.errors import RecipeError
     from pipeline.recipe_secrets import masked_places
     from pipeline.runs import kept_recipe
+    from pipeline.yaml_source import read_yaml
 
     recipe = kept_recipe(arguments.run, arguments.runs)
-    if masked := masked_places(yaml.safe_load(recipe.read_text(encoding="utf-8"))):
+    if masked := masked_places(read_yaml(recipe).values):
         raise RecipeError(
             f"{recipe} does not keep the secrets that the run was started with ({', '.join(masked)}); go on with "
             "`pipeline run` and the recipe that has them"
         )
     print(f"going on with {arguments.run} from {recipe}")
-    return run_command.execute(argparse.Namespace(**vars(arguments), recipe=recipe, overrides=[]))
+    kept = argparse.Namespace(**vars(arguments), recipe=recipe, overrides=[])
+    return run_command.bring_up_to_date(kept, "resume", arguments.run)

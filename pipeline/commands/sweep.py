@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.commands.common import add_recipe, add_view, command_line
+from pipeline.commands.common import RUNS, add_recipe, add_view, command_line, view_options
 from pipeline.commands.run import positive
 from pipeline.errors import EXIT_OK, StageFailed
+from pipeline.programs import program
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -33,6 +35,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Plan all, so that nothing is run before everything is right; then run one after another."""
+    from pipeline.signals import StopsBetween
+
+    with StopsBetween(_again(arguments)):
+        return _sweep(arguments)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
     from pipeline.launch_checks import check_recipe
     from pipeline.planner import make_plan
     from pipeline.sweep import combinations
@@ -52,12 +61,20 @@ def execute(arguments: argparse.Namespace) -> int:
             _run(make_plan(plan.recipe, arguments.runs), arguments)
         except StageFailed as failure:
             if not arguments.keep_going:
-                raise
+                left = len(plans) - number
+                raise StageFailed(f"{failure}\n{left} of {len(plans)} runs were not begun") from None
             print(failure, file=sys.stderr)
             failures.append(plan.recipe.name)
     if failures:
         raise StageFailed(f"{len(failures)} of {len(plans)} runs failed: {', '.join(failures)}")
+    print(f"all {len(plans)} runs are up to date; to put them side by side:\n  {_comparison(plans, arguments)}")
     return EXIT_OK
+
+
+def _comparison(plans: list[Plan], arguments: argparse.Namespace) -> str:
+    names = [plan.recipe.name for plan in plans]
+    place = [] if arguments.runs == RUNS else ["--runs", str(arguments.runs)]
+    return shlex.join([program("pipeline"), "compare", *names, *place])
 
 
 def _show(plans: list[Plan]) -> None:
@@ -78,6 +95,13 @@ def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     expected = estimates(plan)
     check_room(plan, expected)
     tracker = Tracker(plan, uri=tracking_uri(), warn=lambda line: print(line, file=sys.stderr))
-    again = command_line("sweep", arguments, ["--keep-going"] if arguments.keep_going else [])
+    again = _again(arguments)
     with open_view(arguments.progress, plan, expected, verbose=arguments.verbose, file=sys.stdout) as view:
-        runner.execute(plan, tracker=tracker, display=view, command=again, jobs=arguments.jobs)
+        runner.execute(plan, tracker=tracker, display=view, command=lambda outstanding: again, jobs=arguments.jobs)
+
+
+def _again(arguments: argparse.Namespace) -> str:
+    """The command line that goes on with the sweep."""
+    jobs = ["--jobs", str(arguments.jobs)] if arguments.jobs > 1 else []
+    going = ["--keep-going"] if arguments.keep_going else []
+    return command_line("sweep", arguments, [*jobs, *going, *view_options(arguments)])

@@ -16,13 +16,24 @@ Rename = Callable[[str], str]
 
 _ROWS_OF = {"bars": "values", "curves": "lines"}
 _BY_ROW = {"items": ("answers", "correct", "problems"), "samples": ("continuations",)}
+_FOLLOW_THE_MODELS = ("scored bytes", "excerpts read", "excerpts scored")
+"""Facts that depend a little on which models were measured together: scoring starts where tokens of all of them end."""
+_APART = "NOT COMPARABLE from run to run"
+_ITS_OWN_QUESTIONS = "questions_sha256"
+"""The fact by which a section says what it asked; it reads no documents of the recipe."""
 
 
-def merge(reports: Mapping[str, Report], title: str) -> dict[str, Any]:
+def merge(reports: Mapping[str, Report], title: str, documents: Mapping[str, str] | None = None) -> dict[str, Any]:
     """One report of all, by run name.
 
     A row that is the same in every run that has it, such as the teacher or a shared initial model, keeps its name;
-    every other row is called ``<run>/<row>``.
+    every other row is called ``<run>/<row>``. Where runs measured in different ways, a section says so in a warning,
+    and its tables are marked ``"comparable": false``: none of their rows is the best.
+
+    Args:
+        reports: run -> the content of its ``report.json``.
+        title: of the whole.
+        documents: run -> what identifies the documents that it was evaluated on; None where nothing is known of them.
 
     Raises:
         ValueError: a report is of another version of the format than this.
@@ -39,7 +50,15 @@ def merge(reports: Mapping[str, Report], title: str) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "title": title,
         "sections": [
-            _merged_sections([s for report in renamed for s in report["sections"] if s["name"] == name], list(reports))
+            _merged_sections(
+                {
+                    run: section
+                    for run, report in zip(reports, renamed, strict=True)
+                    for section in report["sections"]
+                    if section["name"] == name
+                },
+                documents or {},
+            )
             for name in names
         ],
         "curves": _joined(report["curves"] for report in renamed),
@@ -97,15 +116,21 @@ def _renamed(report: Report, name: Rename) -> dict[str, Any]:
     }
 
 
-def _merged_sections(sections: Sequence[Mapping[str, Any]], runs: Sequence[str]) -> dict[str, Any]:
-    first = sections[0]
-    facts = [section["facts"] for section in sections]
+def _merged_sections(by_run: Mapping[str, Mapping[str, Any]], documents: Mapping[str, str]) -> dict[str, Any]:
+    """The section of one name of all runs that have it."""
+    sections = list(by_run.values())
+    facts = {run: section["facts"] for run, section in by_run.items()}
+    differing, comparable = _measured_differently(facts, documents)
     merged: dict[str, Any] = {
-        **first,
-        "tables": [_merged_tables(tables) for tables in _grouped(sections, "tables", ("title",))],
+        **sections[0],
+        "tables": [
+            _merged_tables(tables)
+            | ({} if comparable else {"title": f"{tables[0]['title']} ({_APART})", "comparable": False})
+            for tables in _grouped(sections, "tables", ("title",))
+        ],
         "skipped": list({json.dumps(entry): entry for s in sections for entry in s["skipped"]}.values()),
-        "warnings": list(dict.fromkeys(line for section in sections for line in section["warnings"])),
-        "facts": facts[0] if all(fact == facts[0] for fact in facts) else dict(zip(runs, facts, strict=False)),
+        "warnings": list(dict.fromkeys([*differing, *(line for section in sections for line in section["warnings"])])),
+        "facts": sections[0]["facts"] if all(found == sections[0]["facts"] for found in facts.values()) else facts,
         "metrics": {},
         "data": {},
     }
@@ -121,6 +146,40 @@ def _merged_sections(sections: Sequence[Mapping[str, Any]], runs: Sequence[str])
             for group in _grouped(sections, kind, same)
         ]
     return merged
+
+
+def _measured_differently(
+    facts: Mapping[str, Mapping[str, Any]], documents: Mapping[str, str]
+) -> tuple[list[str], bool]:
+    """What of one section differs from run to run, in words, and whether its numbers can be compared all the same.
+
+    A fact that is a mapping is about single rows, except ``settings``.
+    """
+    names = dict.fromkeys(name for found in facts.values() for name in found)
+    told = [name for name in names if not name.endswith("_sha256")]
+    values = {
+        name: {run: found.get(name) for run, found in facts.items()}
+        for name in told
+        if name == "settings" or not any(isinstance(found.get(name), Mapping) for found in facts.values())
+    }
+    differing = {name: given for name, given in values.items() if len({_text(value) for value in given.values()}) > 1}
+    lines = [
+        f"the runs differ in {name}: {', '.join(f'{run} {_text(value)}' for run, value in given.items())}"
+        for name, given in differing.items()
+    ]
+    others = {documents.get(run) for run in facts}
+    if _ITS_OWN_QUESTIONS in names:
+        others = {found.get(_ITS_OWN_QUESTIONS) for found in facts.values()}
+    if len(others) > 1:
+        lines.append(f"the runs were asked different {'questions' if _ITS_OWN_QUESTIONS in names else 'documents'}")
+    comparable = len(others) <= 1 and differing.keys() <= set(_FOLLOW_THE_MODELS)
+    if not comparable:
+        lines = [f"{_APART}, so none is marked as the best: {line}" for line in lines]
+    return lines, comparable
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def _merged_tables(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stages.evaluation.overlap_options import OverlapOptions
 from stages.evaluation.overlap_report import Finding, Overlap
 from stages.evaluation.shared_passages import Passages, Words
 from stages.evaluation.windows import Conversation, Document
-from stages.stage import StageContext, StageError, StageInterrupted
+from stages.stage import StageContext, StageError, StageInterrupted, stage_error
 
 DOCUMENTS_BETWEEN_PROGRESS = 10_000
 
@@ -124,7 +124,7 @@ def _training_texts(path: Path, progress: Callable[[str], None]) -> Iterator[str
             for record in stream.read(0, progress):
                 yield _content(record)
     except DocumentProblem as error:
-        raise StageError(f"overlap: {error}") from None
+        raise stage_error(error, "overlap: ") from None
 
 
 def _content(record: dict[str, object]) -> str:

@@ -25,6 +25,7 @@ from stages.evaluation.conversations import Conversations
 from stages.evaluation.core import ABILITIES, Watch
 from stages.evaluation.ensembles.contestant import EnsembleContestant, shared_views
 from stages.evaluation.ensembles.options import EnsembleOptions
+from stages.evaluation.failures import SectionFailed, check_finite, naming
 from stages.evaluation.preflight import Preflight, changed_documents, examine
 from stages.evaluation.retention import Retention
 from stages.evaluation.scoring import load_model
@@ -211,15 +212,24 @@ def _ask_all(
 def _ask(
     section: Section, model: Contestant | EnsembleContestant, preflight: Preflight, watch: Watch
 ) -> dict[str, Any]:
-    """``{"result": what the section has of the model}``, or ``{"skipped": why it has nothing}``."""
+    """``{"result": what the section has of the model}``, or ``{"skipped": why it has nothing}``.
+
+    Raises:
+        SectionFailed: something else went wrong than a section foresees, or a number is not finite.
+    """
     denied = preflight.denied(getattr(section, "relies_on", ABILITIES))
     if denied is not None:
         return {"skipped": denied}
     watch(0.0)
     try:
-        return {"result": section.score(model.subject, watch)}
+        with naming(section.name, model.name):
+            result = section.score(model.subject, watch)
+    except SectionFailed:
+        raise
     except StageError as error:
         return {"skipped": str(error)}
+    check_finite(result, section.name, model.name)
+    return {"result": result}
 
 
 def _watch(ctx: StageContext, label: str) -> Watch:
@@ -254,7 +264,8 @@ def _read(path: Path) -> Any:
 def _report(section: Section, results: Mapping[str, Any], skipped: Sequence[Skipped]) -> SectionReport:
     if not results:
         return SectionReport(section.name, section.name, "No model could be asked.", skipped=tuple(skipped))
-    report = section.report(results)
+    with naming(section.name):
+        report = section.report(results)
     return replace(report, skipped=(*skipped, *report.skipped))
 
 

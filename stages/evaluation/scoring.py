@@ -22,9 +22,6 @@ from stages.stage import StageError
 LOGITS_BLOCK = 1 << 24
 """Most logits held at once while looking for greedy tokens: 64 MiB in float32."""
 
-States = Callable[[Tensor], Tensor]
-"""Final hidden states [B, T, D] of token ids [B, T]."""
-
 
 class TokenRow(Protocol):
     """One text as tokens ``ids``, int32 [T]: those from ``first_scored`` on are scored, the others are context."""
@@ -73,13 +70,9 @@ def load_model(path: Path) -> nn.Module:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def base_states(model: nn.Module) -> States:
-    """The final hidden states as the model's own body computes them in this process."""
-
-    def states(ids: Tensor) -> Tensor:
-        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-
-    return states
+def base_states(model: nn.Module, ids: Tensor) -> Tensor:
+    """The final hidden states [B, T, D] of token ids [B, T]."""
+    return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
 
 def checked_head(model: nn.Module, vocab_size: int, probe: Sequence[int]) -> LinearHead:
@@ -114,20 +107,56 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 
 def score_batch(
-    states: States, head: LinearHead, rows: Sequence[TokenRow], prefix_ids: Sequence[int], device: torch.device
+    model: nn.Module, head: LinearHead, rows: Sequence[TokenRow], prefix_ids: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities (float32 [R]) and greedy tokens (int64 [R]) of the scored tokens of ``rows``, in order.
 
-    ``head`` is the model's, at no positions yet; ``device`` is where the model takes its input.
+    ``head`` is the model's, at no positions yet.
     """
-    texts = [torch.tensor([*prefix_ids, *row.ids.tolist()], device=device) for row in rows]
+    texts = [torch.tensor([*prefix_ids, *row.ids.tolist()], device=model.device) for row in rows]
     # Attention is causal and padding stands on the right: no scored position sees it, so no mask is needed.
-    hidden = states(nn.utils.rnn.pad_sequence(texts, batch_first=True))
+    hidden = base_states(model, nn.utils.rnn.pad_sequence(texts, batch_first=True))
     firsts = [len(prefix_ids) + row.first_scored for row in rows]
     labels = torch.cat([text[first:] for text, first in zip(texts, firsts, strict=True)])
     before = [found[first - 1 : len(text) - 1] for found, text, first in zip(hidden, texts, firsts, strict=True)]
     # A model that is spread over devices may have its head on another one than its last layer.
     return score_rows(replace(head, hidden=torch.cat(before).to(head.weight.device)), labels.to(head.weight.device))
+
+
+class ScoredRows:
+    """Gathers the scores of rows that are computed in any order.
+
+    Args:
+        counts: scored tokens of every row.
+    """
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self._offsets = np.cumsum([0, *counts])
+        total = int(self._offsets[-1])
+        self._scores = ModelScores(np.empty(total, dtype=np.float32), np.empty(total, dtype=np.int32))
+        self._done = 0
+
+    @property
+    def share(self) -> float:
+        """Of the scored tokens, those that are there."""
+        return self._done / max(1, len(self._scores.logp))
+
+    def put(self, rows: Sequence[int], logp: Tensor, greedy: Tensor) -> None:
+        """The scored tokens of ``rows``, one row's after the other's."""
+        where = np.concatenate([np.arange(self._offsets[index], self._offsets[index + 1]) for index in rows])
+        self._scores.logp[where] = logp.cpu().numpy()
+        self._scores.greedy[where] = greedy.cpu().numpy()
+        self._done += len(where)
+
+    def finish(self, name: str) -> ModelScores:
+        """All scores of the model ``name``.
+
+        Raises:
+            StageError: some log-probability is not finite.
+        """
+        if not np.isfinite(self._scores.logp).all():
+            raise StageError(f"{name}: some log-probabilities are not finite; the model is broken")
+        return self._scores
 
 
 @torch.inference_mode()
@@ -139,19 +168,19 @@ def score_windows(
     vocab_size: int,
     batch_tokens: int,
     on_batch: Callable[[float], None],
-    states: States | None = None,
 ) -> ModelScores:
     """Score all ``rows``; after each batch, ``on_batch`` gets the share of tokens done.
 
     ``prefix_ids`` (a BOS that the tokenizer itself adds) stand before every row as context; every scored token has a
-    token before it. ``states`` is what runs the model, where that is not a call in this process alone.
+    token before it.
 
     Raises:
         StageError: a row is longer than the model's positions, the head is not one that we can compute, or the model
             gives log-probabilities that are not finite.
     """
+    scores = ScoredRows([len(row.ids) - row.first_scored for row in rows])
     if not rows:
-        return ModelScores(np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32))
+        return scores.finish(model.name_or_path)
     lengths = [len(prefix_ids) + len(row.ids) for row in rows]
     positions = positions_of(model)
     if positions is not None and max(lengths) > positions:
@@ -161,17 +190,7 @@ def score_windows(
         )
     longest = rows[int(np.argmax(lengths))]
     head = checked_head(model, vocab_size, [*prefix_ids, *longest.ids.tolist()][:16])
-    states = states or base_states(model)
-    offsets = np.cumsum([0, *(len(row.ids) - row.first_scored for row in rows)])
-    scores = ModelScores(np.empty(offsets[-1], dtype=np.float32), np.empty(offsets[-1], dtype=np.int32))
-    done = 0
     for batch in batches(lengths, batch_tokens):
-        logp, greedy = score_batch(states, head, [rows[index] for index in batch], prefix_ids, model.device)
-        where = np.concatenate([np.arange(offsets[index], offsets[index + 1]) for index in batch])
-        scores.logp[where] = logp.cpu().numpy()
-        scores.greedy[where] = greedy.cpu().numpy()
-        done += len(where)
-        on_batch(done / len(scores.logp))
-    if not np.isfinite(scores.logp).all():
-        raise StageError(f"{model.name_or_path}: some log-probabilities are not finite; the model is broken")
-    return scores
+        scores.put(batch, *score_batch(model, head, [rows[index] for index in batch], prefix_ids))
+        on_batch(scores.share)
+    return scores.finish(model.name_or_path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from alignment.byte_view import ByteView
 from alignment.encoding import Encoding
 from alignment.token_table import TokenKind
 from stages.evaluation.core import Problem, Request, TextScore, Watch, ignore
-from stages.evaluation.scoring import States, batches, positions_of, score_windows
+from stages.evaluation.exact_bytes.kept_states import keeps_states
+from stages.evaluation.scoring import ModelScores, batches, positions_of, score_windows
+from stages.evaluation.shared_contexts import SharedScoring, plan
 from stages.evaluation.text_start import TextStart
 from stages.generation.sampling import Sampling, continue_rows
 
@@ -56,8 +59,6 @@ class TokenScorer:
         view: its tokenizer.
         start: what stands before a text.
         batch_tokens: tokens of one forward pass, padding included.
-        states: what runs the model's body, where that is not a call in this process alone; generation is not routed
-            through it.
         positions: tokens that it may read; None for as many as the model can.
         write: continues rows of tokens greedily; None for the model itself.
     """
@@ -70,7 +71,6 @@ class TokenScorer:
         start: TextStart,
         *,
         batch_tokens: int,
-        states: States | None = None,
         positions: int | None = None,
         write: Writer | None = None,
     ) -> None:
@@ -79,7 +79,6 @@ class TokenScorer:
         self._view = view
         self._start = start
         self._batch_tokens = batch_tokens
-        self._states = states
         self._positions = positions_of(model) if positions is None else positions
         self._write = write or self._write_alone
 
@@ -91,15 +90,7 @@ class TokenScorer:
         """
         found = self.rows(requests)
         rows = [row for row in found if isinstance(row, RequestRow)]
-        scores = score_windows(
-            self._model,
-            rows,
-            prefix_ids=(),
-            vocab_size=self._view.vocab_size,
-            batch_tokens=self._batch_tokens,
-            on_batch=watch,
-            states=self._states,
-        )
+        scores = self._score_rows(rows, watch)
         results = []
         offset = 0
         for request, row in zip(requests, found, strict=True):
@@ -113,6 +104,19 @@ class TokenScorer:
             nats = -float(scores.logp[here].sum(dtype=np.float64))
             results.append(TextScore(nats, size, len(tokens), bool((scores.greedy[here] == tokens).all())))
         return results
+
+    def _score_rows(self, rows: Sequence[RequestRow], watch: Watch) -> ModelScores:
+        branches = plan(rows)
+        size, batch_tokens = self._view.vocab_size, self._batch_tokens
+        if branches is not None and self._keeps_states:
+            return SharedScoring(self._model, size, batch_tokens=batch_tokens, on_batch=watch)(rows, branches)
+        return score_windows(
+            self._model, rows, prefix_ids=(), vocab_size=size, batch_tokens=batch_tokens, on_batch=watch
+        )
+
+    @cached_property
+    def _keeps_states(self) -> bool:
+        return keeps_states(self._model, [token % self._view.vocab_size for token in range(16)])
 
     def rows(self, requests: Sequence[Request]) -> list[RequestRow | Problem]:
         """Each request as tokens, or why it has no score."""

@@ -141,38 +141,6 @@ def test_dry_run_is_plan(folder, capsys):
     assert not (folder / "runs" / "words").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (("weight", "wieght"), "recipe.yaml:4: stages.two.documents[0].wieght: unknown key (did you mean 'weight'?)"),
-        (
-            ("one: {", "one: {needs: [two], "),
-            "recipe.yaml:3: stages.one.needs: 'two' makes a 'documents' artifact, which",
-        ),
-        (
-            ("stages:\n", "resources: {one: {launcher: torchrun, processes: 2}}\nstages:\n"),
-            "recipe.yaml:2: resources.one: this stage runs in one process, not in 2; use launcher: local",
-        ),
-        (("./a.txt", "./b.txt"), "recipe.yaml:3: stages.one.documents[0].path: "),
-    ],
-    ids=["schema", "graph", "launching", "references"],
-)
-def test_every_check_that_validate_names_is_made(folder, capsys, change, expected):
-    (folder / "recipe.yaml").write_text(RECIPE.replace(*change, 1))
-    assert main(["validate", "recipe.yaml"]) == 2
-    assert expected in capsys.readouterr().err
-    (folder / "recipe.yaml").write_text(RECIPE)
-    assert main(["validate", "recipe.yaml"]) == 0
-
-
-def test_validate_names_its_checks_and_no_others(capsys):
-    with pytest.raises(SystemExit):
-        main(["validate", "--help"])
-    text = capsys.readouterr().out
-    listed = text[text.index("checks, all of them") :].splitlines()[1:]
-    assert [line.split()[0] for line in listed if line.strip()] == ["schema", "graph", "launching", "references"]
-
-
 def test_show_says_where_each_value_comes_from(folder, capsys):
     assert main(["show", "recipe.yaml", "--sources", "--set", "stages.one.documents[0].text=body"]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}

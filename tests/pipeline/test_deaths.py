@@ -101,6 +101,30 @@ def test_the_dead_rank_is_the_cause_and_what_the_others_say_follows(attempt: Cal
     )
 
 
+@pytest.mark.parametrize(
+    ("log", "outcome", "exit_code", "code", "transient"),
+    [
+        ("torchrun", None, 1, 137, False),
+        ("", None, -9, 137, False),
+        ("", None, 3, 3, False),
+        ("", {"state": "failed", "message": "KeyError: 'x'"}, 1, 1, False),
+        ("", {"state": "failed", "message": "no hub", "explained": True, "transient": True}, 1, 69, True),
+    ],
+)
+def test_the_code_is_that_of_the_rank_whatever_the_launcher_makes_of_it(
+    attempt: Callable[..., Attempt],
+    log: str,
+    outcome: dict[str, object] | None,
+    exit_code: int,
+    code: int,
+    transient: bool,
+) -> None:
+    states = ("failed", "running") if log else ("failed",)
+    made = attempt(*states, log=torchrun(1, -9) if log else "", outcome=outcome)
+    ending = interpret(made, exit_code, None, asked=False)
+    assert (ending.state, ending.code, ending.transient, ending.final) == ("failed", code, transient, False)
+
+
 def test_a_rank_that_was_killed_because_another_failed_is_not_the_cause(attempt: Callable[..., Attempt]) -> None:
     crash = CRASH | {"message": "OutOfMemoryError: CUDA out of memory"}
     ending = interpret(attempt("failed", "running", log=torchrun(0, 1), outcome=crash), 1, None, asked=False)

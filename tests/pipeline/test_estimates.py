@@ -21,7 +21,9 @@ def counting(store: Store, seconds: float | None = None, **config: float) -> Pla
     if seconds is not None:
         execute(plan_of(store.root.parent, stage), out=lambda line: None)
         path = store.entry("count", stage.key).done_path
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": seconds}))
+        record = json.loads(path.read_text()) | {"seconds": seconds}
+        del record["checksum"]  # as records of before it was there
+        path.write_text(json.dumps(record))
     return stage
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import publish
+from pipeline import exporting, publish
 from pipeline.cli import main
 from pipeline.errors import PipelineError
 from pipeline.exporting import push, write_gguf
 from pipeline.loading import load_recipe
+from pipeline.model_card import _code
 from pipeline.planner import make_plan
 from pipeline.store import Store
 from stages.artifacts import Artifact, write_json
@@ -77,6 +79,7 @@ def world(
             shutil.copytree(models / "teacher", out, dirs_exist_ok=True)
         elif stage.name in ("sources/tokenizer", "init", "distill"):
             shutil.copytree(models / "student", out, dirs_exist_ok=True)
+        write_json(attempt.path / "env.json", {"gpus": ["NVIDIA H100"], "host": "not-for-others"})
         write_json(out / "metrics.json", METRICS if stage.name == "evaluate" else {})
         facts = {"ingredients": stage.ingredients, "upstream": upstream, "run": "moved", "seconds": 61.0}
         results[stage.name] = publish.publish(entry, attempt.number, Artifact, **facts).result_id
@@ -131,6 +134,8 @@ def test_the_card_has_what_is_recorded(exported: Path, world: Path) -> None:
     assert f"| key | {key}" in card
     assert "| took | 61 s |" in card
     assert "torch 2." in card
+    assert "| seed | 0 |" in card
+    assert "| GPUs | NVIDIA H100 |" in card
     recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
     assert recipe["stages"]["distill"]["steps"] == 3
     assert recipe["models"]["teacher"]["model"] == "teacher"
@@ -141,7 +146,13 @@ def test_the_card_says_nothing_of_the_machine(exported: Path, world: Path) -> No
     assert str(world) not in card
     assert "private" not in card
     assert "secret-project" not in card
+    assert "not-for-others" not in card
     assert os.uname().nodename not in card
+
+
+def test_nothing_in_the_recipe_ends_its_place_in_the_card() -> None:
+    assert _code("a: b\n") == "```yaml\na: b\n```\n"
+    assert _code("a: '```` <b>'\n") == "`````yaml\na: '```` <b>'\n`````\n"
 
 
 def test_models_and_data_of_the_hub_are_named_in_the_front_matter(tmp_path: Path) -> None:
@@ -180,6 +191,9 @@ def test_nothing_is_overwritten(home: Path, capsys: pytest.CaptureFixture[str]) 
         (["mooved", "distill", "new"], 2, "is called 'mooved' (did you mean 'moved'?)"),
         (["moved", "distill", "new", "--public"], 2, "--public is for what is pushed"),
         (["moved", "distill", "new", "--push", "name"], 2, "--push name: expected ORG/NAME"),
+        (["moved", "distill", "new", "--push", "org/.."], 2, "--push org/..: Repo id must use"),
+        (["moved", "distill", "new", "--push", "../a/b"], 2, "--push ../a/b: Repo id must be in the form"),
+        (["moved", "distill", "/proc/new"], 2, "/proc/new cannot be made: No such file or directory"),
     ],
 )
 def test_what_cannot_be_exported(
@@ -209,6 +223,28 @@ def test_a_damaged_file_is_not_exported(world: Path, tmp_path: Path, capsys: pyt
     assert main(["export", "moved", "distill", str(tmp_path / "new"), "--runs", str(tmp_path / "runs")]) == 1
     assert "model.safetensors is not what was published" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stands_for_the_place_that_it_leads_to(world: Path, tmp_path: Path, there: bool) -> None:
+    if there:
+        (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    assert main(["export", "moved", "distill", str(tmp_path / "link"), "--runs", str(world / "runs")]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "model.safetensors").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_who_is_told_to_stop_leaves_nothing_behind(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(exporting, "_check_loads", lambda copy: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(["export", "moved", "distill", str(tmp_path / "new"), "--runs", str(world / "runs")]) == 130
+    assert capsys.readouterr().err.endswith("stopped; nothing was changed\n")
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_gguf_needs_its_converter(
@@ -264,6 +300,7 @@ def test_what_is_pushed_is_private_and_new(hub: type[Hub], tmp_path: Path) -> No
     with pytest.raises(PipelineError, match=r"is complete, but the hub refused org/name: .*409") as caught:
         push(tmp_path, "org/name", public=False)
     assert "a repository that is there already is never written to" in str(caught.value)
+    assert str(caught.value).endswith(f"hf upload org/name {tmp_path} --private")
     ((path, body),) = hub.asked
     assert path == "/api/repos/create"
     assert (body["name"], body["organization"]) == ("name", "org")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.graph import Node, bind, find_cycle, in_order, passed_over, render
+from pipeline.graph import Node, bind, find_cycle, in_order, passed_over
 from stages.artifacts import Artifact, ModelArtifact, ReportArtifact, TokenizerArtifact
 from stages.stage import Input
 
@@ -180,15 +180,3 @@ def test_order_or_cycle_agrees_with_brute_force(case):
         assert all(before in edges[after] for before, after in itertools.pairwise(cycle))
         with pytest.raises(graphlib.CycleError):
             in_order(edges)
-
-
-def test_pictures_hold_every_stage_and_arrow():
-    edges, labels = {"align": [], "init": ["align"]}, {"align": "align", "init": "start"}
-    assert render(edges, labels, "ascii") == "align  align\ninit   start  ← align"
-    assert render(edges, labels, "mermaid").splitlines() == [
-        "graph TD",
-        '    n0["align<br/>align"]',
-        '    n1["init<br/>start"]',
-        "    n0 --> n1",
-    ]
-    assert '"align" -> "init";' in render(edges, labels, "dot")

@@ -137,6 +137,13 @@ def test_text_of_the_hub_is_streamed(folder: Path) -> None:
             "--student is not for --use stochastok",
         ),
         (["a name", "--train", "story.txt"], "'a name' is not a name"),
+        (["../up", "--train", "story.txt"], "'../up' is not a name"),
+        (["a/b", "--train", "story.txt"], "'a/b' is not a name"),
+        (["n" * 300, "--train", "story.txt"], "a name of 300 characters: use at most 120"),
+        (["--train", "story.txt", "--text", "body"], "--text body: none of these files has records with fields"),
+        (["--train", "table.csv"], "table.csv: .csv would be read as plain text, with its commas"),
+        (["--train", "${name}.txt"], "${name}.txt: ${ stands for another value in a recipe: rename it"),
+        (["--train", "story.txt", "--teacher", "${name}"], "${name}: ${ stands for another value"),
     ],
 )
 def test_what_cannot_be_begins_nothing(
@@ -145,6 +152,8 @@ def test_what_cannot_be_begins_nothing(
     (folder / "short.txt").write_text("short")
     (folder / "empty.txt").write_text("")
     (folder / "other.jsonl").write_text('{"body": "x"}\n')
+    (folder / "table.csv").write_text("text,label\n" + "some words,1\n" * 2000)
+    (folder / "${name}.txt").write_text("some words\n\n" * 2000)
     (folder / "again").mkdir()
     (folder / "again" / "story.txt").write_text("x")
     before = sorted(folder.rglob("*"))
@@ -183,6 +192,26 @@ def test_questions_are_asked_for_what_is_not_given(
     assert "there is no 'byteiffy' (did you mean 'byteify'?)" in out
     assert "Tokenizer that it shall get" not in out
     assert made("asked").stages["sources/tokenizer"].config.tokenizer.bytes
+
+
+def test_file_names_are_asked_for_as_a_shell_takes_them(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "story.txt").rename("my story.txt")
+    monkeypatch.setattr("sys.stdin", Terminal("byteify\nasked\n\n\n'my story.txt\n'my story.txt'\n\n"))
+    assert main(["init"]) == 0
+    assert "a quote is not closed" in capsys.readouterr().out
+    assert (folder / "asked-data" / "train" / "my story.jsonl").is_file()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a place to which not even root can write")
+def test_a_place_where_nothing_can_be_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    story = folder / "story.txt"
+    monkeypatch.chdir("/proc/self")  # which nobody can write to
+    assert main(["init", "--train", str(story)]) == 2
+    assert "first.yaml cannot be written: No such file or directory" in capsys.readouterr().err
 
 
 def test_no_answer_writes_nothing(

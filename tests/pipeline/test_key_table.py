@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +15,11 @@ from pydantic import BaseModel
 from pipeline.keys import keyed_params
 from pipeline.loading import load_recipe
 from pipeline.recipe import Recipe
+from pipeline.resources import Resources
 from stages import STAGES, load_stage
+from stages.evaluation.suites.options import LangGameOptions, SuitesOptions
+from stages.objectives import LossEntry
+from stages.stage import StageConfig
 
 TRAINING = {
     "activation_checkpointing", "attention", "checkpoint_every", "data_workers", "device_tflops", "keep_checkpoints",
@@ -115,6 +120,64 @@ def test_a_change_of_one_option_makes_its_stage_anew_and_what_follows_and_nothin
             assert anew == (with_all_that_follows(recipe, stage) if keyed else set()), f"{stage}.{option}"
             tried += 1
     assert tried > 50
+
+
+def subclasses(of: type) -> Iterator[type]:
+    for each in of.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+def test_the_table_leaves_out_no_options_of_ours() -> None:
+    visited = set(models().values())
+    ours = {each for each in subclasses(StageConfig) if each.__module__.startswith("stages.")}
+    bases = {each for each in ours if visited & set(subclasses(each))}
+    assert {each.__qualname__ for each in ours - visited - bases} == set()
+    for family in (LossEntry, SuitesOptions):  # one option a member
+        for name, field in family.model_fields.items():
+            assert any(part in visited for part in (field.annotation, *get_args(field.annotation))), name
+
+
+@pytest.mark.parametrize("model", models().values(), ids=models())
+def test_what_is_made_from_options_has_a_version_of_its_own(
+    model: type[BaseModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = model.model_construct(**{name: f"one {name}" for name in model.model_fields})
+    before = params(values)
+    monkeypatch.setattr(model, "VERSION", 1, raising=False)
+    assert params(values) == before, "the first leaves keys as they were before there were versions"
+    monkeypatch.setattr(model, "VERSION", 2)
+    assert params(values) == before | {"VERSION": 2}
+
+
+def test_a_new_version_of_a_suite_makes_anew_what_uses_it_and_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = [load_recipe(path) for path in shipped_keys.paths()]
+    before = [shipped_keys.keys_of(recipe) for recipe in recipes]
+    monkeypatch.setattr(LangGameOptions, "VERSION", 2)
+    changed = 0
+    for recipe, keys in zip(recipes, before, strict=True):
+        users = {
+            name
+            for name, spec in recipe.stages.items()
+            if (suites := getattr(spec.config, "suites", None)) is not None and suites.langgame is not None
+        }
+        expected = set().union(*(with_all_that_follows(recipe, name) for name in users))
+        after = shipped_keys.keys_of(recipe)
+        assert {name for name in keys if after[name] != keys[name]} == expected, recipe.name
+        changed += len(users)
+    assert changed >= 3, "some recipe has an evaluation with the suite"
+
+
+def test_how_and_where_a_stage_runs_is_no_part_of_any_key() -> None:
+    recipe = load_recipe(shipped_keys.REPOSITORY / "recipes" / "reference.yaml")
+    before = shipped_keys.keys_of(recipe)
+    for field in Resources.model_fields:
+        changed = {
+            name: replace(spec, resources=spec.resources.model_copy(update={field: "~ changed ~"}))
+            for name, spec in recipe.stages.items()
+        }
+        assert shipped_keys.keys_of(replace(recipe, stages=changed)) == before, field
+    assert shipped_keys.keys_of(replace(recipe, name="another", experiment="another")) == before
 
 
 def test_keys_of_the_shipped_recipes_are_golden() -> None:

@@ -184,6 +184,8 @@ def test_without_a_share_the_stage_speaks_for_itself(plan: Plan) -> None:
     follower.stages["table"].state = "left"
     follower.stages["say"].state = "failed"
     assert picture(view)[1:3] == ["✗ say   failed", "  table not selected"]
+    follower.stages["say"].state = "retrying"
+    assert picture(view)[1] == "↻ say   failed, is tried again soon"
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 10), (30, 8), (12, 24)])

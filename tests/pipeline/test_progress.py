@@ -116,6 +116,10 @@ def test_a_run_is_followed_by_its_files(tmp_path: Path) -> None:
     count, table = follower.stages["count"], follower.stages["table"]
     assert (count.state, follower.waits_for("table"), follower.waits_for("say")) == ("waiting", "waits for say", "")
     events = plan.run_directory / "events.jsonl"
+    write(events, {"event": "started", "stage": "count", "attempt": 1}, {"event": "failed", "stage": "count"})
+    write(events, {"event": "retrying", "stage": "count", "attempt": 1, "exit_code": 69, "retry": 1, "of": 2})
+    assert follower.poll() == []
+    assert (follower.stages["count"].state, follower.running) == ("retrying", [])
     write(events, {"event": "started", "stage": "count", "attempt": 2}, {"event": "cached", "stage": "say"})
     assert follower.poll() == []
     count = follower.stages["count"]

@@ -373,7 +373,7 @@ def test_overrides_are_yaml_split_at_the_first_equals_sign(load):
     [
         ("stages.shrot.rate=1", "--set stages.shrot: no stage is called 'shrot' (did you mean 'short'?)"),
         ("stages.short.raet=1", "--set: stages.short.raet: unknown key (did you mean 'rate'?)"),
-        ("stgaes.short.rate=1", "--set: stgaes: unknown key (did you mean 'stages'?)"),
+        ("stgaes.short.rate=1", "--set stgaes: no section and no stage is called 'stgaes' (did you mean 'stages'?)"),
         ("data.train[3].weight=1", "--set data.train[3].weight=1: data.train is a list of 1, it has no item '3'"),
         ("stages.short[0].rate=1", "--set stages.short[0].rate=1: stages.short is no list: it has no item [0]"),
         ("stages.short.rate.x=1", "stages.short.rate is a single value, it has no 'x'"),

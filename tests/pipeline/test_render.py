@@ -9,7 +9,15 @@ from pipeline.loading import load_recipe
 from pipeline.locks import FileLock
 from pipeline.plan import Plan
 from pipeline.planner import make_plan
-from pipeline.render import plan_table, print_table, run_status, run_summary, status_table, value_sources
+from pipeline.render import (
+    plan_table,
+    print_table,
+    run_status,
+    run_summary,
+    sources_table,
+    status_table,
+    value_sources,
+)
 from pipeline.store import Store
 from stages import STAGES
 from stages.artifacts import ModelArtifact, ReportArtifact
@@ -82,7 +90,10 @@ def test_a_chain_written_as_a_mapping_comes_from_the_file(tmp_path):
         "name: r\nmodels: {student: {model: ./a, tokenizer: ./b}}\nstages:\n  align: {uses: align}\n  init:\n"
         "    uses: init\n    needs: [align]\n    input: {method: piece_weighted, weights: last, fallback: [mean]}\n"
     )
-    rows = {line.split()[0]: line.split()[1:] for line in shown(value_sources(load_recipe(recipe))).splitlines()}
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in shown(sources_table(value_sources(load_recipe(recipe)))).splitlines()
+    }
     assert rows["stages.init.input[0].weights"] == ["last", "recipe.yaml:8"]
     assert rows["stages.init.input[1].method"] == ["mean", "recipe.yaml:8"]
     assert rows["stages.init.other[0].method"] == ["piece_mean", "default"]

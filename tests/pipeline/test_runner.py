@@ -200,7 +200,7 @@ def toy_run(store: Store) -> Iterator[Callable[..., ToyRun]]:
                 os.killpg(attempt.status["pid"], signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_stopped_run_saves_and_the_same_command_goes_on(
     toy_run: Callable[..., ToyRun], number: signal.Signals
 ) -> None:

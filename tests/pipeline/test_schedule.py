@@ -90,6 +90,27 @@ def test_keep_going_runs_the_rest_and_names_what_was_blocked(store: Store, jobs:
     }
 
 
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_of_twins_the_first_makes_the_result_and_a_failure_is_that_of_both(store: Store, jobs: int) -> None:
+    """Two names of one key: the second never starts beside the first, nor after it failed."""
+    cpu = Resources(device="cpu")
+    twins = [planned(store, name, "say", {"text": "same"}, resources=cpu) for name in ("one", "two")]
+    readers = [planned(store, f"reader of {twin.name}", "join", {}, [twin], resources=cpu) for twin in twins]
+    make = Recorder()
+    Schedule([*twins, *readers], make, jobs=jobs).run()
+    assert not any({"one", "two"} <= together for together in make.together)
+    assert not any({"reader of one", "reader of two"} <= together for together in make.together)
+    make = Recorder({"one": StageFailed("it broke")})
+    with pytest.raises(StageFailed) as error:
+        Schedule([*twins, *readers], make, jobs=jobs, keep_going=True).run()
+    assert make.order == ["one"]
+    assert str(error.value).split("\n\n") == [
+        "it broke",
+        "not run, as they need what failed: reader of one, reader of two",
+        "not run, as a stage with the same options and inputs failed: two",
+    ]
+
+
 def test_an_interruption_waits_for_what_is_at_work_and_starts_nothing(store: Store) -> None:
     make = Recorder({"top": Interrupted("stopped")})
     with pytest.raises(Interrupted):

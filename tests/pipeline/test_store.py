@@ -181,6 +181,27 @@ def test_resume_point_is_the_highest_complete_checkpoint(entry: Entry) -> None:
     assert entry.resume_point() == "step 1,200"
 
 
+@pytest.mark.parametrize(
+    ("kind", "files", "point"),
+    [
+        ("evaluate", ["preflight-teacher.json"], None),
+        ("evaluate", ["preflight-a.json", "lm_eval-a.json", "card-a.json", "card-b.partial"], "2 finished sections"),
+        ("generate", ["documents.jsonl"], "1 written document"),
+        ("score", ["shards/f00/000000/shard.json", "shards/f00/000001.partial/shard.json"], "1 finished shard"),
+        ("init", ["token_distill/d1/step-1000/COMPLETE.json"], "step 1,000 of token_distill"),
+        ("distill", ["ckpt/step-20/COMPLETE.json"], "step 20"),
+        ("align", ["anything.json"], None),
+    ],
+)
+def test_every_kind_of_stage_says_what_it_keeps(tmp_path: Path, kind: str, files: list[str], point: str | None) -> None:
+    entry = Store(tmp_path).entry(kind, KEY)
+    for name in files:
+        file = entry.work / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}\n")
+    assert entry.resume_point() == point
+
+
 CRASH_POINTS = ("rename", "replace", "fsync")
 
 

@@ -52,6 +52,38 @@ def test_an_empty_alternative_is_refused() -> None:
         alternatives("a=1,,2")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hello.text=hi,hi"], "--set hello.text: hi is given more than once: it would be the same run"),
+        (["hello.text=a,b", "hello.text=c"], "--set hello.text is given twice"),
+        (["name=a,b"], "--set name: one value; the runs of a sweep are named after what differs"),
+        (["experiment=a,b"], "--set experiment: one value"),
+        (
+            ["resources.hello.deepspeed.wandb.api_key=abc,def"],
+            "api_key: one value; a secret would become part of the n",
+        ),
+        (["hello.text=hf_abcdefghijklmnopqrst,b"], "--set hello.text: one value; a secret would become"),
+        (["hello,world"], "--set hello,world: expected PATH=VALUE,VALUE"),
+        ([f"{stage}=" + ",".join(map(str, range(100))) for stage in "abcdef"], "that would be 1,000,000,000,000 runs"),
+    ],
+)
+def test_what_cannot_be_a_sweep_is_refused_at_once(folder: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        combinations(folder / "recipe.yaml", overrides)
+    assert message in str(refused.value)
+    assert "hf_" not in str(refused.value)
+
+
+def test_the_problems_of_all_combinations_are_told_also_when_the_first_is_wrong(folder: Path) -> None:
+    with pytest.raises(RecipeError) as refused:
+        combinations(folder / "recipe.yaml", ["lengths.title=[1],a,[2]"])
+    assert [problem.rpartition(", ")[2] for problem in refused.value.problems] == ["not [1]", "not [2]"]
+    (folder / "recipe.yaml").write_text(RECIPE.replace("name: words", "name: [words]"))
+    with pytest.raises(RecipeError, match=":1: name: should be a valid string"):
+        combinations(folder / "recipe.yaml", ["hello.text=hi,bye"])
+
+
 def test_names_say_what_differs_and_differ() -> None:
     assert run_names("r", [["stages.a.steps=1", "b.rate=0.1"], ["stages.a.steps=2", "b.rate=0.1"]]) == [
         "r--steps-1--rate-0_1",
@@ -73,6 +105,9 @@ def test_a_sweep_makes_every_combination_and_what_they_share_once(
     assert main(sweep) == 0
     made = sorted((folder / f"runs/{name}/stages/joined/out/text.txt").read_text() for name in _runs(folder))
     assert made == ["bye+world", "bye_world", "hi+world", "hi_world"]
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last[0] == "all 4 runs are up to date; to put them side by side:"
+    assert [word for word in last[1].split() if word in _runs(folder)] == last[1].split()[-4:]
     assert len(list((folder / "runs/store/say").iterdir())) == 3
     capsys.readouterr()
     assert main(sweep) == 0
@@ -117,6 +152,7 @@ def test_a_failed_run_stops_the_sweep_unless_it_is_to_go_on(folder: Path, capsys
     sweep = ["sweep", "recipe.yaml", "--set", "one.how=stage error,exception"]
     assert main(sweep) == 1
     assert len(_runs(folder)) == 1
+    assert capsys.readouterr().err.endswith("1 of 2 runs were not begun\n")
     assert main([*sweep, "--keep-going"]) == 1
     assert len(_runs(folder)) == 2
     assert "2 of 2 runs failed: bad--how-stage_error, bad--how-exception" in capsys.readouterr().err

@@ -17,8 +17,9 @@ from pipeline.errors import StageFailed
 from pipeline.plan import Plan
 from pipeline.runner import execute
 from pipeline.store import Store
-from pipeline.tracking import Tracker, _Session
+from pipeline.tracking import LiveSession, Tracker
 from pipeline.tracking_place import DEFAULT_URI, tracking_uri, ui_command
+from pipeline.tracking_session import TrackedRun
 
 
 @pytest.fixture(scope="session")
@@ -158,7 +159,7 @@ def test_more_points_and_parameters_than_one_request_takes(store: Store, client:
     plan = plan_of(tmp_path, stage)
     parameters = {"list": list(range(250)), "long": "x" * 9000, "a b[c]": {}}
     many = dataclasses.replace(stage, ingredients={"params": parameters})
-    session = _Session(plan, database(plan))
+    session = LiveSession(TrackedRun.of(plan), database(plan))
     session.open_child(many, 1)
     session.log_curves(many, [{"step": step, "time": 1.0, "a": step, "b[0]": -step} for step in range(1, 1201)])
     (child,) = children(client, session.parent)["count"]

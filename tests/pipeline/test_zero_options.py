@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.recipe import Resources, Zero
+from pipeline.resources import Resources, Zero
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stages import STAGES, load_stage
 from stages.artifacts import Artifact, EvaluationArtifact, ReportArtifact
-from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted
+from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted, StageUnavailable, not_keyed
 
 if TYPE_CHECKING:  # a stage's process imports this module too, and must not wait for the pipeline
     from pipeline.plan import Plan, PlannedStage
@@ -70,7 +70,7 @@ class Count:
 
     class Config(StageConfig):
         steps: int
-        seconds: float = 0.0
+        seconds: float = not_keyed(0.0)
         stubborn: bool = False
         unready: bool = False
 
@@ -128,6 +128,34 @@ class Misbehave:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Flaky:
+    """Saves a step and fails, ``failures`` times; then gives the number of times it was begun."""
+
+    VERSION = 1
+    inputs: Mapping[str, Input] = {}
+    output = TextArtifact
+
+    class Config(StageConfig):
+        failures: int
+        how: Literal["unavailable", "stage error", "exception", "no output", "kill"] = "unavailable"
+
+    def run(self, ctx: StageContext) -> None:
+        begun = len(list(ctx.work.glob("ckpt/step-*"))) + 1
+        checkpoint = ctx.work / "ckpt" / f"step-{begun}"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "COMPLETE.json").write_text(json.dumps({"step": begun}))
+        if begun > ctx.config.failures:
+            (ctx.out / "text.txt").write_text(str(begun))
+        elif ctx.config.how == "unavailable":
+            raise StageUnavailable("the hub does not answer")
+        elif ctx.config.how == "stage error":
+            raise StageError("data.train holds no documents")
+        elif ctx.config.how == "exception":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        elif ctx.config.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Table:
     VERSION = 1
     inputs: Mapping[str, Input] = {"text": Input(TextArtifact)}
@@ -172,9 +200,8 @@ class Evaluation:
             (ctx.out / name).write_text("lengths")
 
 
-STAGES.update(
-    {name: f"toys:{name.capitalize()}" for name in ("say", "join", "count", "misbehave", "table", "evaluation")}
-)
+NAMES = ("say", "join", "count", "misbehave", "flaky", "table", "evaluation")
+STAGES.update({name: f"toys:{name.capitalize()}" for name in NAMES})
 
 
 def planned(

@@ -128,12 +128,14 @@ class Outcome:
     Attributes:
         said: the lines of progress.
         error: message of the StageError that ended it; empty for none.
+        transient: whether that error says that it may pass.
         numbers: of the documents that were read, in order, as their text says.
         seconds: that reading took.
     """
 
     said: list[str]
     error: str
+    transient: bool
     numbers: list[int]
     seconds: float
 
@@ -160,12 +162,12 @@ def read_all(address: str, directory: Path, counts: Mapping[str, int], patience:
 
 def _read(name: str, count: int, directory: Path) -> dict[str, Any]:
     from stages.document_source import DocumentsSource
-    from stages.stage import StageContext, StageError
+    from stages.stage import StageContext, StageError, StageUnavailable
     from stages.training.data.documents import TrainingDocuments
 
     said: list[str] = []
     numbers: list[int] = []
-    error = ""
+    error, transient = "", False
     documents = {"path": f"hub:datasets/{name}@{COMMIT}", "stream": True, "max_documents": count, "sample_documents": 2}
     config = DocumentsSource.Config(documents=[documents])
     out = directory / name
@@ -176,8 +178,9 @@ def _read(name: str, count: int, directory: Path) -> dict[str, Any]:
         for document in TrainingDocuments(out, report=said.append):
             numbers.append(int(document.text.split()[0]))
     except StageError as problem:
-        error = str(problem)
-    return {"said": said, "error": error, "numbers": numbers, "seconds": time.monotonic() - began}
+        error, transient = str(problem), isinstance(problem, StageUnavailable)
+    seconds = time.monotonic() - began
+    return {"said": said, "error": error, "transient": transient, "numbers": numbers, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_world import context, run, write_documents
 
 from alignment.byte_view import ByteView
-from stages.evaluate import Evaluate
 from stages.evaluation.cards import CardOptions, Cards
 from stages.evaluation.sections import Subject
 from stages.evaluation.windows import Document
-from stages.stage import StageContext, StageError
+from stages.stage import StageError
 
 TEXTS = {"prose": ["The quick brown fox jumps.", "Tokens are byte strings."], "code": ["def add(left, right):\n"]}
 POSITIONS = 512  # of the tiny models
@@ -29,26 +29,10 @@ def evaluated(
 ) -> Path:
     """The output of an evaluation of a teacher and one model of another tokenizer."""
     directory = tmp_path_factory.mktemp("evaluate")
-    for name in ("work", "out", "documents"):
-        (directory / name).mkdir()
-    lines = [
-        json.dumps({"id": f"{domain}/{number}", "domain": domain, "weight": 1.0, "text": text})
-        for domain, texts in TEXTS.items()
-        for number, text in enumerate(texts)
-    ]
-    (directory / "documents" / "documents.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    documents = write_documents(directory / "documents", TEXTS)
     teacher, student = (tiny_model_dir(tokenizer, seed=seed) for seed, tokenizer in enumerate(tiny_tokenizer_dirs))
-    ctx = StageContext(
-        config=Evaluate.Config.model_validate({"card": {}, "initial": "init"}),
-        inputs={
-            "models": {"init": student},
-            "teacher": {"sources/teacher": teacher},
-            "documents": {"sources/eval": directory / "documents"},
-        },
-        work=directory / "work",
-        out=directory / "out",
-    )
-    Evaluate().run(ctx)
+    ctx = context(directory, documents, teacher, {"init": student}, card={}, initial="init")
+    run(ctx)
     return ctx.out
 
 

@@ -93,6 +93,60 @@ def test_columns_and_sections_that_one_run_lacks_are_kept() -> None:
     assert [column["name"] for column in merged["sections"][0]["tables"][0]["columns"]] == ["prose", "code"]
 
 
+def test_what_was_measured_differently_is_said_and_none_of_it_is_the_best() -> None:
+    few, many = report(0.9), report(1.2)
+    many["sections"][0]["facts"] = {"documents": 5}
+    merged = merge({"few": few, "many": many}, "both")
+    (section,) = merged["sections"]
+    assert section["warnings"][0].endswith("the runs differ in documents: few 3, many 5")
+    assert "NOT COMPARABLE" in section["warnings"][0]
+    assert section["tables"][0]["title"] == "bits per byte (NOT COMPARABLE from run to run)"
+    assert section["facts"] == {"few": {"documents": 3}, "many": {"documents": 5}}
+    assert "*0.900" in render(merge({"few": few, "many": report(1.2)}, "both"))
+    assert "*0.900" not in render(merged)
+    assert "0.900" in render(merged)
+
+
+def test_other_documents_of_the_same_number_are_noticed() -> None:
+    reports = {"a": report(0.9), "b": report(1.2)}
+    (same,) = merge(reports, "both", {"a": "key", "b": "key"})["sections"]
+    (other,) = merge(reports, "both", {"a": "key", "b": "yek"})["sections"]
+    assert same["warnings"] == ["few documents"]
+    assert other["warnings"][0].endswith("the runs were asked different documents")
+    for content in reports.values():
+        content["sections"][0]["facts"] = {"questions_sha256": "the same questions"}
+    (suite,) = merge(reports, "both", {"a": "key", "b": "yek"})["sections"]
+    assert suite["warnings"] == ["few documents"], "it reads no documents"
+    reports["b"]["sections"][0]["facts"] = {"questions_sha256": "others"}
+    (suite,) = merge(reports, "both")["sections"]
+    assert suite["warnings"][0].endswith("the runs were asked different questions")
+
+
+def test_what_follows_from_the_models_is_said_but_can_be_compared() -> None:
+    reports = {"a": report(0.9), "b": report(1.2)}
+    for size, content in enumerate(reports.values()):
+        content["sections"][0]["facts"] = {"scored bytes": 6855 + size, "places": {"student": size}}
+    merged = merge(reports, "both")
+    assert merged["sections"][0]["warnings"][0] == "the runs differ in scored bytes: a 6855, b 6856"
+    assert "*0.900" in render(merged)
+
+
+def test_facts_stay_with_the_runs_that_have_the_section() -> None:
+    reports = {"without": report(0.9), "b": report(1.0), "c": report(1.2)}
+    for run, documents in (("b", 4), ("c", 5)):
+        extra = reports[run]["sections"][0] | {"name": "extra", "facts": {"documents": documents}}
+        reports[run]["sections"].append(extra)
+    sections = merge(reports, "all")["sections"]
+    assert sections[1]["facts"] == {"b": {"documents": 4}, "c": {"documents": 5}}
+
+
+def test_several_teachers_stand_first_and_none_is_the_best() -> None:
+    merged = merge({"a": report(0.9, teacher=0.5), "b": report(1.2, teacher=0.4)}, "both")
+    rows = [line.split() for line in render(merged).splitlines()]
+    assert ["a/student", "*0.900"] in rows
+    assert ["b/teacher", "0.400"] in rows
+
+
 def test_a_merged_report_is_shown_like_any_other() -> None:
     merged = merge({"long": report(0.9), "short": report(1.2)}, "both")
     assert "long/student" in render(merged)

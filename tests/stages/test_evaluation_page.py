@@ -2,93 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import json
-import math
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from evaluation_reports import HOSTILE, MODELS, UNSEEN, report
-from hypothesis import given
-from hypothesis import strategies as st
+from page_reader import Element, Page
 
-from stages.evaluation.numbers import best_rows, interval, shown
 from stages.evaluation.page import render
-from stages.evaluation.page.text import script_data, visible
-from stages.evaluation.training_curves import MOST_POINTS, read_training
-
-VOID = {"meta", "link", "path", "use", "rect", "br", "input", "img"}
-
-
-class Element(NamedTuple):
-    """One element, its attributes, and the text inside it."""
-
-    tag: str
-    attributes: dict[str, str | None]
-    words: list[str]
-
-    @property
-    def text(self) -> str:
-        return " ".join("".join(self.words).split())
-
-    @property
-    def kinds(self) -> set[str]:
-        return set((self.attributes.get("class") or "").split())
-
-
-class Page(HTMLParser):
-    """All elements of a page in the order in which they begin; checks that they nest."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[Element] = []
-        self._open: list[Element] = []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("small", "td", "th"):
-            self.handle_data(" ")
-        self.elements.append(Element(tag, dict(attrs), []))
-        if tag not in VOID:
-            self._open.append(self.elements[-1])
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append(Element(tag, dict(attrs), []))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self._open.pop().tag == tag
-
-    def handle_data(self, data: str) -> None:
-        for element in self._open:
-            element.words.append(data)
-
-    def all(self, tag: str, **attributes: str) -> list[Element]:
-        """Elements of a kind whose attributes have these values."""
-        return [
-            element
-            for element in self.elements
-            if element.tag == tag and all(element.attributes.get(name) == value for name, value in attributes.items())
-        ]
-
-    def table(self, title: str) -> list[list[Element]]:
-        """The rows of the table in the scrolling part with this label, each a list of its cells."""
-        (start,) = (place for place, one in enumerate(self.elements) if one.attributes.get("aria-label") == title)
-        rows: list[list[Element]] = []
-        for element in self.elements[start + 1 :]:
-            if element.tag in ("div", "section", "figure", "h3"):
-                break
-            if element.tag == "tr":
-                rows.append([])
-            elif element.tag in ("th", "td"):
-                rows[-1].append(element)
-        return rows
+from stages.evaluation.page.text import visible
 
 
 @pytest.fixture(scope="module")
@@ -211,46 +135,6 @@ def test_a_difference_is_called_better_or_worse_where_its_interval_leaves_out_ze
     # higher accuracy is better
     assert tones("accuracy, minus control")[4] == {"better"}
     assert tones("accuracy, minus teacher")[1] == {"worse"}
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "sign", "text"),
-    [
-        (0.85149, 3, False, "0.851"),
-        (12.5, 0, False, "12"),
-        (-0.0004, 3, False, "0.000"),
-        (-0.0004, 3, True, "+0.000"),
-        (0.0004, 3, True, "+0.000"),
-        (-1.5, 1, True, "-1.5"),
-        (None, 3, False, "-"),
-        (math.nan, 3, False, "-"),
-        (math.inf, 1, False, "-"),
-    ],
-)
-def test_how_a_number_is_shown(value, digits, sign, text):
-    assert shown(value, digits, sign=sign) == text
-
-
-def test_an_interval_has_both_ends_or_is_not_shown():
-    assert interval({"low": -0.02, "high": 0.5}, 2, sign=True) == "[-0.02, +0.50]"
-    assert interval({"low": 0.1, "high": None}, 2) == ""
-
-
-@pytest.mark.parametrize(
-    ("values", "better", "best"),
-    [
-        ({"a": 1.0, "b": 2.0}, "lower", {"a"}),
-        ({"a": 1.0, "b": 2.0}, "higher", {"b"}),
-        ({"a": 1.0, "b": 2.0}, None, set()),
-        ({"a": 1.0}, "lower", set()),
-        ({"a": 1.0, "b": None, "c": math.nan}, "lower", set()),
-        ({"a": 1.0, "b": 1.0}, "lower", set()),
-        # 0.90401 and 0.90449 are both shown as 0.904
-        ({"a": 0.90401, "b": 0.90449, "c": 0.92}, "lower", {"a", "b"}),
-    ],
-)
-def test_which_rows_are_best(values, better, best):
-    assert best_rows(values, better, 3) == best
 
 
 def test_the_page_stands_alone(page, text):
@@ -419,86 +303,6 @@ def test_names_of_groups_are_text_in_a_chart(content):
     section = {**content["sections"][1], "bars": [{"title": "hostile", "unit": "", "values": values}]}
     page = Page(render({**content, "sections": [section], "curves": {}}))
     assert "$<b>\\frac" in [element.text for element in page.all("text")]
-
-
-def test_every_character_of_a_text_can_be_seen():
-    assert visible("a b\n\tc") == ('a<i class="space"> </i>b<i class="newline">\n</i><i class="tab">\t</i>c')
-    assert visible("\x07\u200b\u202e\ufffd\u00a0\r") == "".join(
-        f'<i class="code">U+{code}</i>' for code in ("0007", "200B", "202E", "FFFD", "00A0", "000D")
-    )
-    assert visible("\udcff") == '<i class="code">U+DCFF</i>'
-    assert visible("\U000e0041") == '<i class="code">U+E0041</i>'
-    assert visible("<i>&amp;") == "&lt;i&gt;&amp;amp;"
-    assert visible("naïve 東京🙂").replace('<i class="space"> </i>', " ") == "naïve 東京🙂"
-
-
-@given(st.text(st.characters()))
-def test_a_visible_text_is_the_text(text):
-    shown_text = re.sub(r'<i class="code">U\+([0-9A-F]+)</i>', lambda match: f"&#x{match[1]};", str(visible(text)))
-    plain = re.sub(r'<i class="\w+">(\s)</i>', r"\1", shown_text)
-    assert "<" not in plain
-    pieces = re.split(r"&#x([0-9A-F]+);", plain)
-    assert (
-        "".join(chr(int(piece, 16)) if place % 2 else html.unescape(piece) for place, piece in enumerate(pieces))
-        == text
-    )
-
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters()),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
-)
-
-
-@given(JSON_VALUES)
-def test_data_in_a_script_is_the_data_and_no_markup(value):
-    text = str(script_data(value))
-    assert json.loads(text) == value
-    assert not set(text) & set("<>&\u2028\u2029")
-
-
-def _write(directory: Path, points: list[dict[str, float]]) -> Path:
-    directory.mkdir()
-    (directory / "training.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
-    return directory
-
-
-def test_training_curves_are_the_losses_and_what_says_how_they_came_about(tmp_path):
-    points = [
-        {"step": 5, "loss": 3.0, "alm": 2.0, "alm.weight": 1.0, "alm.units": 9, "learning_rate": 0.1, "mfu": 0.3},
-        {"step": 10, "eval.bits_per_byte": 1.5},
-        {"step": 10, "loss": float("nan"), "alm": 1.0, "alm.weight": 1.0, "learning_rate": 0.05},
-    ]
-    trained, initial = _write(tmp_path / "trained", points), tmp_path / "initial"
-    initial.mkdir()
-    assert read_training({"init": initial, "distill": trained}) == {
-        "distill": {
-            "steps": 10,
-            "points": 3,
-            "not_finite": 1,
-            "measures": {
-                "loss": [[5, 3.0]],
-                "eval.bits_per_byte": [[10, 1.5]],
-                "learning_rate": [[5, 0.1], [10, 0.05]],
-                "alm": [[5, 2.0], [10, 1.0]],
-            },
-        }
-    }
-
-
-@pytest.mark.parametrize("length", [1, MOST_POINTS, MOST_POINTS + 1, 5000])
-def test_long_curves_are_thinned_evenly_and_keep_their_ends(tmp_path, length):
-    model = _write(tmp_path / "model", [{"step": step, "loss": step / 2} for step in range(1, length + 1)])
-    training = read_training({"model": model})["model"]
-    curve = training["measures"]["loss"]
-    assert training["points"] == training["steps"] == length
-    assert len(curve) == min(length, MOST_POINTS)
-    assert curve[0] == [1, 0.5]
-    assert curve[-1] == [length, length / 2]
-    gaps = {after[0] - before[0] for before, after in pairwise(curve)}
-    assert not gaps or max(gaps) - min(gaps) <= 1
-    assert all(value == step / 2 for step, value in curve)
 
 
 def test_unseen_characters_of_the_builder_reach_the_page(text):

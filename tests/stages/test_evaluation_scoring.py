@@ -144,28 +144,6 @@ def test_the_stored_dtype_is_kept(
     assert not model.training
 
 
-def test_another_way_to_run_the_body_is_taken() -> None:
-    model, windows = tiny_llama(), random_windows(9)
-    plain = score(model, windows, [5])
-    seen: list[int] = []
-
-    def states(ids: torch.Tensor) -> torch.Tensor:
-        seen.append(ids.numel())
-        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-
-    other = score_windows(
-        model,
-        windows,
-        prefix_ids=[5],
-        vocab_size=VOCABULARY,
-        batch_tokens=64,
-        on_batch=lambda share: None,
-        states=states,
-    )
-    assert sum(seen) >= sum(1 + len(window.ids) for window in windows)
-    assert other.logp.tolist() == plain.logp.tolist()
-
-
 def test_nothing_to_score_is_no_error() -> None:
     found = score(tiny_llama(), [], [5])
     assert (found.logp.tolist(), found.greedy.tolist()) == ([], [])

@@ -83,7 +83,7 @@ def test_a_model_is_at_no_distance_from_itself_and_another_at_some(subjects):
     assert "KL to teacher" not in rows["teacher"]
     expected = []
     scorer = ExactByteScorer.of_subject(subjects["other"], batch_tokens=512)
-    for passage, ends in section._asked:
+    for passage, ends in section.asked:
         data = passage.text.encode()
         for end, logp in zip(ends, scorer.next_byte([data[:end] for end in ends]), strict=True):
             expected.append(-logp[data[end]] / math.log(2))
@@ -98,7 +98,7 @@ def test_places_are_drawn_by_the_seed_and_asked_of_all_models_alike(subjects):
     def places(seed: int) -> list[tuple[str, tuple[int, ...]]]:
         options = next_byte.NextByteOptions(positions=10, seed=seed)
         (section,) = next_byte.sections(options, DOCUMENTS, context(subjects))
-        return [(passage.document, tuple(ends)) for passage, ends in section._asked]
+        return [(passage.document, tuple(ends)) for passage, ends in section.asked]
 
     assert places(0) == places(0) != places(1)
     assert sum(len(ends) for _, ends in places(0)) == 10
@@ -156,7 +156,7 @@ def test_exact_bits_are_at_most_canonical_ones_and_cost_little_more(subjects):
         assert gap.value == pytest.approx(canonical.value - exact.value)
         assert work.value < 3
         assert report.facts["forward passes"][row] <= 4
-    texts = [passage.text for passage in section._passages]
+    texts = [passage.text for passage in section.passages]
     scores = subjects["other"].scorer.score([Request("", text) for text in texts])
     assert found["other"]["canonical"] == pytest.approx([score.nats for score in scores], rel=1e-4)
     assert report.metrics["other.bits_per_byte"] == report.tables[0].rows["other"]["exact"].value

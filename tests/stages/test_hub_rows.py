@@ -80,6 +80,7 @@ def test_a_hub_that_stays_away_ends_the_stage_with_the_record_and_the_way_on(rea
     assert len(_breaks(outcome)) == 1
     assert outcome.error.startswith("org/goes: the connection broke at record 31 (Server error '507")
     assert "the same command goes on" in outcome.error
+    assert outcome.transient
     assert outcome.seconds >= 0.25, "it was tried again, with growing pauses"
 
 
@@ -93,6 +94,7 @@ def test_a_hub_that_stays_away_ends_the_stage_with_the_record_and_the_way_on(rea
 )
 def test_what_waiting_does_not_mend_is_said_at_once(read, name, said):
     assert read[name].error.startswith(said)
+    assert not read[name].transient
     assert _breaks(read[name]) == []
 
 

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from alignment.byte_view import ByteView
 from alignment.spans import align_texts
 from losses.predictions import LinearHead
+from stages.init import Init
 from stages.initialisation.refining import REFINERS, build_refiner
 from stages.initialisation.shared_body import SharedBody, trained_cross_entropy
 from stages.initialisation.snippets import count_tokens, find_snippets, most_frequent
@@ -152,6 +153,7 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(student):
         _distill(dataclasses.replace(student, transplant=again), rows)
     for role in rows:
         assert torch.equal(rows[role], student.rows[role])
+    assert Init.resume_point(again.work) == "step 3 of token_distill"
     _distill(dataclasses.replace(student, transplant=again), rows)
     assert "token_distill: resuming after step 3" in lines
     for role in rows:

@@ -1,27 +1,55 @@
-"""A stage that is stopped and run again gives the bytes of one that was not.
+"""A stage that is stopped, or killed, and run again gives the bytes of one that was not.
 
-Kinds of stages that train or score have this proved beside their own tests: distil, StochasTok, evaluate, generate,
-score, hypernet. Here are the others, stopped whenever they ask whether they should.
+Kinds of stages that train or score have this proved beside their own tests. Here are the others, stopped whenever they
+ask whether they should, and killed between any two changes of the file system. ``PROOFS`` names the test of each kind.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kill_points import killed_at
 
+from stages import STAGES
 from stages.align import Align
 from stages.audit import AuditStage
 from stages.document_source import DocumentsSource
 from stages.import_scores import ImportScores
 from stages.init import Init
-from stages.sources import ModelConfigSource
+from stages.sources import ModelConfigSource, ModelSource, TokenizerSource
 from stages.stage import StageContext, StageInterrupted
+from stages.suite_documents import SuiteDocuments
 from stages.tokenizer import TokenizerStage
+
+HERE = "tests/stages/test_interrupted_stages.py"
+PROOFS = {
+    "model": f"{HERE}::test_model",
+    "source-model": f"{HERE}::test_model",
+    "source-model-config": f"{HERE}::test_model_config",
+    "source-tokenizer": f"{HERE}::test_source_tokenizer",
+    "source-documents": f"{HERE}::test_documents",
+    "audit": f"{HERE}::test_audit",
+    "tokenizer": f"{HERE}::test_tokenizer",
+    "align": f"{HERE}::test_align",
+    "hypernet": "tests/stages/test_stage_hypernet.py::test_a_resumed_run_ends_where_an_uninterrupted_one_does",
+    "init": f"{HERE}::test_init",
+    "generate": "tests/stages/test_stage_generate.py::test_a_stopped_run_goes_on_after_its_last_whole_batch",
+    "score": "tests/stages/training/test_stage_score.py::test_an_interrupted_stage_repeats_unfinished_shards_only",
+    "import-scores": f"{HERE}::test_import_scores",
+    "distill": "tests/stages/training/test_training_engine.py::"
+    "test_an_interrupted_run_ends_bitwise_like_an_uninterrupted_one",
+    "stochastok": "tests/stages/training/test_random_splits.py::test_workers_and_interruptions_make_no_difference",
+    "suite-documents": f"{HERE}::test_suite_documents",
+    "evaluate": "tests/stages/test_evaluation_stage.py::test_an_interrupted_evaluation_goes_on_with_the_next_section",
+}
+"""Kind of stage -> the test that shows it. Whoever adds a kind writes the test, and its line."""
 
 TEXTS = [f"The dog no. {number} is naïve, and sleeps on {number * 7} boxes." for number in range(12)]
 
@@ -66,6 +94,36 @@ def check(stage: Any, options: Mapping[str, Any], inputs: Inputs, root: Path) ->
     return patience.asked
 
 
+def check_kills(stage: Any, options: Mapping[str, Any], inputs: Inputs, root: Path, stride: int) -> None:
+    """Kill a stage at every ``stride``-th change of the file system, and run it again with what it left in ``work`` and
+    in the cache of all stages."""
+
+    def begin(place: Path) -> None:
+        attempt(stage, options, inputs, place / "work", place / "out", Patience())
+
+    begin(root / "plain")
+    expected = published(root / "plain" / "out")
+    for number in itertools.count(1, stride):
+        place = root / f"killed-{number}"
+        place.mkdir()
+        point = killed_at(lambda place=place: begin(place), number, place)
+        if point is None:
+            break
+        shutil.rmtree(place / "out", ignore_errors=True)  # the next attempt has another
+        begin(place)
+        assert published(place / "out") == expected, f"killed at {point}"
+    assert number > 1, "the hook sees what the stage writes"
+
+
+def test_every_kind_of_stage_has_a_proof() -> None:
+    kinds = {name for name, place in STAGES.items() if place.startswith("stages.")}  # others are toys of tests
+    assert PROOFS.keys() == kinds
+    for kind, proof in PROOFS.items():
+        file, name = proof.split("::")
+        text = (Path(__file__).parents[2] / file).read_text(encoding="utf-8")
+        assert re.search(rf"^def {name}\(", text, re.M), kind
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
@@ -100,7 +158,34 @@ def inputs(
 
 
 def test_documents(texts: Path, tmp_path: Path) -> None:
-    assert check(DocumentsSource, {"documents": [{"path": str(texts)}]}, {}, tmp_path) > 0
+    options = {"documents": [{"path": str(texts)}]}
+    assert check(DocumentsSource, options, {}, tmp_path) > 0
+    check_kills(DocumentsSource, options, {}, tmp_path / "kills", 1)
+
+
+def test_suite_documents(tmp_path: Path) -> None:
+    options = {"suites": {"langgame": {"items": 12}, "addition": {"items": 20}}}
+    assert check(SuiteDocuments, options, {}, tmp_path) == 2
+    check_kills(SuiteDocuments, options, {}, tmp_path / "kills", 1)
+
+
+def test_model(inputs: Inputs, tmp_path: Path) -> None:
+    check_kills(ModelSource, {"model": str(inputs["student"])}, {}, tmp_path, 4)
+
+
+def test_model_config(inputs: Inputs, tmp_path: Path) -> None:
+    check_kills(ModelConfigSource, {"model": str(inputs["student"])}, {}, tmp_path, 2)
+
+
+def test_source_tokenizer(inputs: Inputs, tmp_path: Path) -> None:
+    check_kills(TokenizerSource, {"tokenizer": str(inputs["tokenizer"])}, {}, tmp_path, 2)
+
+
+@pytest.mark.parametrize("smaller", [False, True])
+def test_align(inputs: Inputs, tmp_path: Path, smaller: bool, tiny_tokenizer_dirs: tuple[Path, Path]) -> None:
+    """Tables of another size than the student's, larger and as large."""
+    read = {"student": inputs["student"], "tokenizer": tiny_tokenizer_dirs[0 if smaller else 1]}
+    check_kills(Align, {}, read, tmp_path, 3)
 
 
 def test_audit(inputs: Inputs, tmp_path: Path) -> None:

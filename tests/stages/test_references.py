@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -17,6 +19,7 @@ from stages.references import (
     fingerprint,
     parse,
 )
+from stages.transient import TransientError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PYTEST_VERSION = importlib.metadata.version("pytest")
@@ -162,5 +165,29 @@ def test_a_cached_hub_model_is_pinned_to_its_commit_offline(hub_cache: Path, tmp
 def test_a_hub_repository_out_of_reach_says_what_to_do_offline(
     hub_cache: Path, tmp_path: Path, text: str, command: str
 ) -> None:
-    with pytest.raises(ReferenceProblem, match=command):
+    with pytest.raises(ReferenceProblem, match=command) as problem:
         fingerprint(parse(text, tmp_path))
+    assert not isinstance(problem.value, TransientError), "offline is what the user wants"
+
+
+LOCATE = """
+import sys
+from pathlib import Path
+from stages.references import ReferenceUnreachable, parse
+from stages.stage import StageUnavailable, stage_error
+try:
+    parse("hub:org/absent", Path.cwd()).locate(["config.json"])
+except ReferenceUnreachable as problem:
+    assert isinstance(stage_error(problem), StageUnavailable)
+    print(problem)
+"""
+
+
+def test_a_hub_that_does_not_answer_may_answer_later(tmp_path: Path) -> None:
+    with socket.socket() as nobody:  # bound, but nobody listens
+        nobody.bind(("127.0.0.1", 0))
+        hub = {"HF_ENDPOINT": f"http://127.0.0.1:{nobody.getsockname()[1]}", "HF_HUB_OFFLINE": "0"}
+        command = [sys.executable, "-c", LOCATE]
+        environment = os.environ | hub | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "hub:org/absent: not in the local cache, and the hub cannot be reached" in told.stdout

@@ -133,6 +133,7 @@ def test_a_stopped_run_goes_on_after_its_last_whole_batch(tmp_path, teacher, doc
         Generate().run(ctx)
     drafts = ctx.work / "documents.jsonl"
     assert len(drafts.read_text(encoding="utf-8").splitlines()) == 2
+    assert Generate.resume_point(ctx.work) == "2 written documents"
     # A crash in the middle of a write leaves part of a batch, and part of a line.
     lines = [json.dumps({**record, "text": "spoilt"}) for record in expected[2:4]]
     with drafts.open("a", encoding="utf-8") as file:

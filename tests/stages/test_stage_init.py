@@ -20,6 +20,8 @@ from stages.artifacts import ModelArtifact
 from stages.init import Init
 from stages.stage import StageError, StageInterrupted
 
+pytestmark = pytest.mark.usefixtures("warm_checks")
+
 
 @pytest.mark.parametrize(("tied", "multiple"), [(True, 1), (False, 64)])
 def test_init_gives_a_model_the_target_vocabulary_and_leaves_its_body_alone(

@@ -22,6 +22,8 @@ from stages.initialisation.tasks import load_transplant, make_task
 from stages.initialisation.tensors import read_rows, vocabulary_tensors
 from stages.initializers.steps import AnchorOptions
 
+pytestmark = pytest.mark.usefixtures("warm_checks")
+
 
 def test_new_rows_are_scaled_biases_and_padding_are_zero_and_what_the_user_names_comes_last(
     tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path]

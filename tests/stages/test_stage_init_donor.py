@@ -18,6 +18,8 @@ from stages.init import Init
 from stages.initialisation.donor import Donor
 from stages.stage import StageError
 
+pytestmark = pytest.mark.usefixtures("warm_checks")
+
 
 def test_a_donor_gives_rows_through_anchors_and_the_chain_falls_back(
     tmp_path: Path, tiny_tokenizer_dirs: tuple[Path, Path], tiny_model_dir: Callable[..., Path]

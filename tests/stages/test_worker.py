@@ -20,7 +20,7 @@ import json
 import os
 import time
 from stages.artifacts import Artifact
-from stages.stage import StageConfig, StageError, StageInterrupted
+from stages.stage import StageConfig, StageError, StageInterrupted, StageUnavailable
 
 class Probe:
     VERSION = 1
@@ -42,6 +42,8 @@ class Probe:
             (ctx.out / "seen.txt").write_text(json.dumps(dict(os.environ)))
         if ctx.config.action == "refuse":
             raise StageError("there are no documents in data.train; give it a file with text")
+        if ctx.config.action == "call":
+            raise StageUnavailable("the hub does not answer")
         if ctx.config.action == "crash":
             raise KeyError("a bug")
         while ctx.config.action == "wait" and not ctx.should_stop():
@@ -119,6 +121,14 @@ def test_the_argument_of_deepspeeds_launcher_is_understood(attempt: Path) -> Non
     assert (code, errors) == (0, "")
 
 
+def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(attempt: Path) -> None:
+    code, _, errors = finish(start(attempt, "call"))
+    assert code == 69
+    assert errors.strip() == "error: the hub does not answer"
+    outcome = json.loads((attempt / "outcome.json").read_text())
+    assert (outcome["state"], outcome["explained"], outcome["transient"]) == ("failed", True, True)
+
+
 def test_a_launcher_that_starts_another_number_of_processes_is_noticed(attempt: Path) -> None:
     """Several trainings, each with all the data, would write into one directory."""
     code, _, errors = finish(start(attempt, "write", resources={"processes": 2, "nodes": 2}))
@@ -164,7 +174,8 @@ def test_a_bug_leaves_its_traceback_in_the_log(attempt: Path) -> None:
     assert "Traceback" in errors
     assert 'raise KeyError("a bug")' in errors
     outcome = json.loads((attempt / "outcome.json").read_text())
-    assert outcome == {"state": "failed", "message": "KeyError: 'a bug'", "rank": 0, "explained": False}
+    expected = {"state": "failed", "message": "KeyError: 'a bug'", "rank": 0, "explained": False, "transient": False}
+    assert outcome == expected
 
 
 @pytest.mark.parametrize("changes", [{"module": "probe_stage:Missing"}, {"config": {"action": "write", "more": 1}}])

@@ -272,7 +272,7 @@ class TokenEnsemble:
         member = self._members[index]
         ids = [torch.from_numpy(text.ids[index]).long() for text in texts]
         # Attention is causal and padding stands on the right: no place that is used sees it, so no mask is needed.
-        hidden = base_states(member.model)(nn.utils.rnn.pad_sequence(ids, batch_first=True).to(member.model.device))
+        hidden = base_states(member.model, nn.utils.rnn.pad_sequence(ids, batch_first=True).to(member.model.device))
         before = [
             states[len(own) - text.predicted - 1 : len(own) - 1]
             for states, own, text in zip(hidden, ids, texts, strict=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -38,23 +39,17 @@ class ExactBytesOptions(StageConfig):
     """Which token sequences count: those that the tokenizer could have made, or those with any last token."""
 
 
+@dataclass(frozen=True)
 class ExactBytesSection:
     """Exact and canonical probabilities of passages."""
 
-    name = "exact_bytes"
-    relies_on: frozenset[Ability] = frozenset({"score_texts"})
+    name: ClassVar[str] = "exact_bytes"
+    relies_on: ClassVar[frozenset[Ability]] = frozenset({"score_texts"})
 
-    def __init__(
-        self,
-        options: ExactBytesOptions,
-        asked: Sequence[Passage],
-        skipped: Sequence[Skipped],
-        context: SectionContext,
-    ) -> None:
-        self._options = options
-        self._passages = asked
-        self._skipped = skipped
-        self._context = context
+    options: ExactBytesOptions
+    passages: Sequence[Passage]
+    skipped: Sequence[Skipped]
+    context: SectionContext
 
     def score(self, subject: Subject, watch: Watch) -> dict[str, Any]:
         """Nats of every passage, exact and canonical, and the work.
@@ -65,9 +60,9 @@ class ExactBytesSection:
         from stages.evaluation.exact_bytes.scorer import ExactByteScorer
 
         scorer = ExactByteScorer.of_subject(
-            subject, batch_tokens=self._context.batch_tokens, estimator=self._options.estimator
+            subject, batch_tokens=self.context.batch_tokens, estimator=self.options.estimator
         )
-        found = scorer.documents([passage.text for passage in self._passages], watch)
+        found = scorer.documents([passage.text for passage in self.passages], watch)
         return {
             "exact": [-document.log_probability for document in found],
             "canonical": [-document.canonical for document in found],
@@ -94,13 +89,13 @@ class ExactBytesSection:
         return SectionReport(
             name=self.name,
             title="Exact bits per byte",
-            about=ABOUT.format(estimator=ESTIMATORS[self._options.estimator]),
-            tables=(Table("Bits per byte of passages", columns, rows, compare(sides, self._context.references())),),
-            skipped=tuple(self._skipped),
+            about=ABOUT.format(estimator=ESTIMATORS[self.options.estimator]),
+            tables=(Table("Bits per byte of passages", columns, rows, compare(sides, self.context.references())),),
+            skipped=tuple(self.skipped),
             facts={
-                **self._options.model_dump(mode="json"),
-                "passages": len(self._passages),
-                "bytes": sum(len(passage.text.encode()) for passage in self._passages),
+                **self.options.model_dump(mode="json"),
+                "passages": len(self.passages),
+                "bytes": sum(len(passage.text.encode()) for passage in self.passages),
                 "forward passes": {row: result["passes"] for row, result in results.items()},
                 "valid sequences known by": {row: result["method"] for row, result in results.items()},
             },
@@ -113,9 +108,9 @@ class ExactBytesSection:
 
     def _sides(self, result: Mapping[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
         """Column -> bits and bytes of every document."""
-        documents = list(dict.fromkeys(passage.document for passage in self._passages))
+        documents = list(dict.fromkeys(passage.document for passage in self.passages))
         size, exact, canonical = (dict.fromkeys(documents, 0.0) for _ in range(3))
-        for passage, left, right in zip(self._passages, result["exact"], result["canonical"], strict=True):
+        for passage, left, right in zip(self.passages, result["exact"], result["canonical"], strict=True):
             size[passage.document] += len(passage.text.encode())
             exact[passage.document] += left / math.log(2)
             canonical[passage.document] += right / math.log(2)

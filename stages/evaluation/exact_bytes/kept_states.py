@@ -6,7 +6,7 @@ Legend: B sequences of a pass, T tokens of a sequence, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,21 @@ Ids = tuple[int, ...]
 _PROBE_TOLERANCE = 0.02  # of the largest hidden state; bf16 has 8 bits
 _PROBE_PADS = 3  # tokens that nothing may look at, as in a pass over sequences of several lengths
 _PROBE_NEW = 4
+
+
+class Known(Protocol):
+    """A sequence that others can go on from.
+
+    Attributes:
+        ids: its tokens.
+        layers: keys and values [heads, T, width] of every layer; None where nothing is kept.
+    """
+
+    @property
+    def ids(self) -> Ids: ...
+
+    @property
+    def layers(self) -> list[tuple[Tensor, Tensor]] | None: ...
 
 
 class Kept(NamedTuple):
@@ -39,7 +54,7 @@ class Kept(NamedTuple):
 class Row(NamedTuple):
     """A sequence to compute: ``shared`` tokens of ``base`` are known, ``suffix`` is not."""
 
-    base: Kept
+    base: Known
     shared: int
     suffix: Ids
 
@@ -54,6 +69,36 @@ class Computed(NamedTuple):
     layers: list[tuple[Tensor, Tensor]] | None
 
 
+def forward(model: nn.Module, rows: Sequence[Row], *, keep: bool) -> list[Computed]:
+    """One pass of the model's body. Known tokens are padded on the left, new ones on the right, so that places are true
+    distances.
+
+    Args:
+        keep: keys and values too, which rows that go on from a base need; see ``keeps_states``.
+    """
+    device = model.device
+    known = max(row.shared for row in rows)
+    suffixes = nn.utils.rnn.pad_sequence([torch.tensor(row.suffix) for row in rows], batch_first=True).to(device)
+    width = suffixes.shape[1]
+    shared = torch.tensor([row.shared for row in rows], device=device)
+    cache = DynamicCache() if keep else None
+    options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
+    if known:
+        for layer in range(len(next(row.base.layers for row in rows if row.shared))):
+            cache.update(*(left_padded(rows, known, layer, side) for side in (0, 1)), layer)
+        places = torch.arange(known + width, device=device)
+        options["attention_mask"] = (places >= known - shared[:, None]).long()
+        options["position_ids"] = shared[:, None] + torch.arange(width, device=device)
+    hidden = model.base_model(input_ids=suffixes, **options).last_hidden_state
+    return [
+        Computed(
+            hidden[index, : len(row.suffix)],
+            None if cache is None else cut(cache, index, known - row.shared, known + len(row.suffix)),
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
 def left_padded(rows: Sequence[Row], known: int, layer: int, side: int) -> Tensor:
     """Keys (side 0) or values (1) of the tokens that the rows share with their bases, [B, heads, known, width]."""
     any_layers = next(row.base.layers for row in rows if row.shared)
@@ -65,6 +110,7 @@ def left_padded(rows: Sequence[Row], known: int, layer: int, side: int) -> Tenso
 
 
 def cut(cache: DynamicCache, index: int, start: int, end: int) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [heads, T, width] of every layer at places ``start`` to ``end`` of one sequence of a pass."""
     return [(layer.keys[index, :, start:end], layer.values[index, :, start:end]) for layer in cache.layers]
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -59,23 +60,17 @@ class NextByteOptions(StageConfig):
     """Which token sequences count: those that the tokenizer could have made, or those with any last token."""
 
 
+@dataclass(frozen=True)
 class NextByteSection:
     """The next byte at drawn places."""
 
-    name = "next_byte"
-    relies_on: frozenset[Ability] = frozenset({"score_texts"})
+    name: ClassVar[str] = "next_byte"
+    relies_on: ClassVar[frozenset[Ability]] = frozenset({"score_texts"})
 
-    def __init__(
-        self,
-        options: NextByteOptions,
-        asked: Sequence[tuple[Passage, Sequence[int]]],
-        skipped: Sequence[Skipped],
-        context: SectionContext,
-    ) -> None:
-        self._options = options
-        self._asked = asked
-        self._skipped = skipped
-        self._context = context
+    options: NextByteOptions
+    asked: Sequence[tuple[Passage, Sequence[int]]]
+    skipped: Sequence[Skipped]
+    context: SectionContext
 
     def score(self, subject: Subject, watch: Watch) -> dict[str, Any]:
         """The distributions at all places, float32 [positions, 257] as base64.
@@ -88,9 +83,9 @@ class NextByteSection:
         from stages.evaluation.exact_bytes.scorer import ExactByteScorer, Places
 
         scorer = ExactByteScorer.of_subject(
-            subject, batch_tokens=self._context.batch_tokens, estimator=self._options.estimator
+            subject, batch_tokens=self.context.batch_tokens, estimator=self.options.estimator
         )
-        places = [Places(passage.text.encode(), ends) for passage, ends in self._asked]
+        places = [Places(passage.text.encode(), ends) for passage, ends in self.asked]
         found = scorer.masses(places, what_next=True, watch=watch)
         logp = np.stack([masses.next_logp for row in found for masses in row])
         return {"logp": base64.b64encode(logp.astype("<f4").tobytes()).decode(), "method": scorer.covers.method}
@@ -100,8 +95,8 @@ class NextByteSection:
         from stages.evaluation.statistics import compare, ratio
 
         values = {row: self._values(result, results.get(TEACHER)) for row, result in results.items()}
-        domains = [passage.domain for passage, ends in self._asked for _ in ends]
-        units = [passage.document for passage, ends in self._asked for _ in ends]
+        domains = [passage.domain for passage, ends in self.asked for _ in ends]
+        units = [passage.document for passage, ends in self.asked for _ in ends]
         sides = {
             row: {column: by_document(column_values, units) for column, column_values in named.items()}
             for row, named in values.items()
@@ -116,12 +111,12 @@ class NextByteSection:
         return SectionReport(
             name=self.name,
             title="The next byte",
-            about=ABOUT.format(estimator=ESTIMATORS[self._options.estimator]),
-            tables=(Table("Next-byte distributions", shown, rows, compare(sides, self._context.references())),),
+            about=ABOUT.format(estimator=ESTIMATORS[self.options.estimator]),
+            tables=(Table("Next-byte distributions", shown, rows, compare(sides, self.context.references())),),
             bars=_bars(values, domains, units),
-            skipped=tuple(self._skipped),
+            skipped=tuple(self.skipped),
             facts={
-                **self._options.model_dump(mode="json"),
+                **self.options.model_dump(mode="json"),
                 "positions": len(units),
                 "valid sequences known by": {row: result["method"] for row, result in results.items()},
             },
@@ -138,7 +133,7 @@ class NextByteSection:
         import numpy as np
 
         logp = _read(result)
-        symbols = [passage.text.encode()[end] for passage, ends in self._asked for end in ends]
+        symbols = [passage.text.encode()[end] for passage, ends in self.asked for end in ends]
         own = -np.maximum(logp[np.arange(len(symbols)), symbols], FLOOR) / np.log(2)
         found = {OWN: own.tolist()}
         if teacher is not None and teacher is not result:

@@ -17,7 +17,6 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
 
 from losses.predictions import Predictions
 from stages.evaluation.exact_bytes.kept_states import (
@@ -25,9 +24,8 @@ from stages.evaluation.exact_bytes.kept_states import (
     Ids,
     Kept,
     Row,
-    cut,
+    forward,
     keeps_states,
-    left_padded,
     shared_start,
 )
 from stages.evaluation.scoring import checked_head, positions_of, score_rows
@@ -232,30 +230,11 @@ class ModelTokens:
         return [computed for computed in results if computed is not None]
 
     def _forward(self, rows: Sequence[Row]) -> list[Computed]:
-        """One pass. Known tokens are padded on the left, new ones on the right, so that places are true distances."""
-        device = self._model.device
-        known = max(row.shared for row in rows)
-        suffixes = nn.utils.rnn.pad_sequence([torch.tensor(row.suffix) for row in rows], batch_first=True).to(device)
-        width = suffixes.shape[1]
-        shared = torch.tensor([row.shared for row in rows], device=device)
-        cache = DynamicCache() if self.keeps_states else None
-        options = {"use_cache": False} if cache is None else {"past_key_values": cache, "use_cache": True}
-        if known:
-            for layer in range(len(next(row.base.layers for row in rows if row.shared))):
-                cache.update(*(left_padded(rows, known, layer, side) for side in (0, 1)), layer)
-            places = torch.arange(known + width, device=device)
-            options["attention_mask"] = (places >= known - shared[:, None]).long()
-            options["position_ids"] = shared[:, None] + torch.arange(width, device=device)
-        hidden = self._model.base_model(input_ids=suffixes, **options).last_hidden_state
         self.cost.passes += 1
         self.cost.tokens += sum(len(row.suffix) for row in rows)
-        return [
-            Computed(
-                hidden[index, : len(row.suffix)].to(self._head.weight.device),
-                None if cache is None else cut(cache, index, known - row.shared, known + len(row.suffix)),
-            )
-            for index, row in enumerate(rows)
-        ]
+        device = self._head.weight.device  # a model that is spread over devices may have its head on another one
+        found = forward(self._model, rows, keep=self.keeps_states)
+        return [computed._replace(hidden=computed.hidden.to(device)) for computed in found]
 
 
 def _state(ids: Ids, base: Kept, found: Sequence[tuple[Row, Computed]]) -> Tensor:

@@ -57,7 +57,7 @@ def models_of(report: Mapping[str, Any]) -> list[str]:
             names |= dict.fromkeys([*item["answers"], *item["correct"], *item["problems"]])
         for sample in section["samples"]:
             names |= dict.fromkeys(sample["continuations"])
-    return sorted(names, key=lambda name: name != TEACHER)
+    return sorted(names, key=lambda name: not _is_teacher(name))
 
 
 def section_rows(table: Mapping[str, Any]) -> Iterator[Row]:
@@ -109,11 +109,18 @@ def _measure_rows(table: Mapping[str, Any], models: Sequence[str]) -> Iterator[R
                 yield Row(name, tuple(_difference(measure, column) for measure in measures), reference)
 
 
+def _is_teacher(row: str) -> bool:
+    """Whether it is the teacher's row, or that of one of several teachers in a comparison of runs."""
+    return row.rpartition("/")[2] == TEACHER
+
+
 def _best(table: Mapping[str, Any], column: Mapping[str, Any]) -> frozenset[str]:
+    if not table.get("comparable", True):
+        return frozenset()
     values = {
         model: measures[column["name"]]["value"]
         for model, measures in table["rows"].items()
-        if model != TEACHER and column["name"] in measures
+        if not _is_teacher(model) and column["name"] in measures
     }
     return best_rows(values, column["better"], column["digits"])
 

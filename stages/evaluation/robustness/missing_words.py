@@ -12,7 +12,6 @@ from stages.evaluation.robustness.perturbations import perturb
 from stages.evaluation.suites.questions import Question, Suite, placed
 from stages.evaluation.windows import Document
 
-VERSION = 1
 OPTIONS = 4
 CLEAN = "clean"
 _NEXT_WORD = re.compile(r"(?<=[^\W\d_]) ([a-z]{5,})(?![\w-])")
@@ -69,7 +68,7 @@ def make_suite(options: NoiseOptions, documents: Sequence[Document]) -> Suite | 
         name="noise",
         title="Missing words after misspelled text",
         about=ABOUT,
-        version=VERSION,
+        version=options.VERSION,
         settings=options.model_dump(mode="json"),
         questions=questions,
         groups={

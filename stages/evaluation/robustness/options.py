@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -45,6 +45,9 @@ class InvarianceOptions(StageConfig):
 
 class NoiseOptions(StageConfig):
     """Misspelled text."""
+
+    VERSION: ClassVar[int] = 1
+    """Raise it when the same options give other questions."""
 
     questions: int = Field(40, ge=4)
     """Questions for a missing word of held-out text, each asked once clean and once with every perturbation."""

@@ -22,7 +22,6 @@ from stages.evaluation.suites.questions import (
     spread,
 )
 
-VERSION = 1
 OPTIONS = 4
 CARRIES = ("0", "1", "2", "3 or more")
 ABOUT = (
@@ -61,7 +60,7 @@ def make(options: AdditionOptions, split: Split) -> Suite:
         name="addition",
         title="Addition",
         about=ABOUT,
-        version=VERSION,
+        version=options.VERSION,
         settings=settings_of(options, split),
         questions=[_question(turn, split, options, examples[turn.cell]) for turn in turns],
         groups={

@@ -27,7 +27,6 @@ from stages.evaluation.suites.questions import (
 from stages.evaluation.suites.sentences import SENTENCE_WORDS, random_sentence
 from stages.evaluation.suites.words import consonants, lexicon
 
-VERSION = 1
 ABOUT = (
     "Spelling, comparing and editing words by their letters and sentences by their words, after CUTE (without its task "
     "'sem'). A question follows solved examples of its task. Chosen answers are compared with near misses (two options "
@@ -68,7 +67,7 @@ def make(options: CuteOptions, split: Split) -> Suite:
         name="cute",
         title="Letters and words",
         about=ABOUT,
-        version=VERSION,
+        version=options.VERSION,
         settings=settings_of(options, split, words=lexicon().digest),
         questions=[_question(turn, split, options.seed, examples[turn.cell[0]]) for turn in turns],
         groups={"task": options.tasks, "material": MATERIALS},

@@ -27,7 +27,6 @@ from stages.evaluation.suites.questions import (
 )
 from stages.evaluation.suites.words import lexicon
 
-VERSION = 1
 OPTIONS = 4
 LETTER_TYPES = ("most_letter", "contains", "starts_with", "ends_with")
 TYPES = (*LETTER_TYPES, "longest", "shortest")
@@ -64,7 +63,7 @@ def make(options: LangGameOptions, split: Split) -> Suite:
         name="langgame",
         title="LangGame",
         about=ABOUT,
-        version=VERSION,
+        version=options.VERSION,
         settings=settings_of(options, split, words=lexicon().digest),
         questions=[_question(turn, split, options.seed) for turn in turns],
         groups={"stratum": STRATA, "type": TYPES},

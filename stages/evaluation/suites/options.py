@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,7 +22,13 @@ MOST_DIGITS = 15
 
 
 class SuiteOptions(StageConfig):
-    """What every suite is made from."""
+    """What every suite is made from.
+
+    ``VERSION`` is part of the cache key of whatever uses the suite (``pipeline.keys``): raise it when the same options
+    give other questions.
+    """
+
+    VERSION: ClassVar[int] = 1
 
     items: int = Field(500, ge=1)
     """How many questions, spread evenly over the suite's kinds of question. The first 200 of 500 are those of 200."""

@@ -23,7 +23,6 @@ from stages.evaluation.suites.trap_words import CARRIER, Pair
 from stages.evaluation.suites.words import lexicon
 from stages.stage import StageError
 
-VERSION = 1
 OPTIONS = 4
 KINDS = ("trap", "strict", "control")
 ABOUT = (
@@ -74,7 +73,7 @@ def _suite(options: TrapsOptions, found: Mapping[str, Found], views: Mapping[str
         name="traps",
         title="Trap words",
         about=ABOUT,
-        version=VERSION,
+        version=options.VERSION,
         settings={
             **options.model_dump(mode="json"),
             "words": lexicon().digest,

@@ -20,7 +20,7 @@ from alignment.initializers.similarity import (
 from stages.initialisation.task import Estimate, RowTask
 from stages.initializers.similarity import ClpOptions, ClpPlusOptions
 from stages.references import ReferenceProblem, parse
-from stages.stage import StageError
+from stages.stage import StageError, stage_error
 
 NEAREST_SUPPORT = SparsemaxSupport(limit=1024)
 """On vectors that tell tokens apart sparsemax uses a hundred; the limit bounds what others would take."""
@@ -102,7 +102,7 @@ def located(reference: str) -> Path:
     try:
         path = parse(reference, Path.cwd()).locate()
     except ReferenceProblem as error:
-        raise StageError(str(error)) from None
+        raise stage_error(error) from None
     if not path.is_file():
         raise StageError(f"{path}: a directory, expected a file")
     return path

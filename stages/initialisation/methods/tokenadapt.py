@@ -27,7 +27,7 @@ from stages.initialisation.task import Estimate, RowTask
 from stages.initialisation.text_encoder import TextEncoder, embedding_size
 from stages.initializers.tokenadapt import ENCODER_FILES, TokenAdaptOptions
 from stages.references import ReferenceProblem, parse
-from stages.stage import StageError
+from stages.stage import stage_error
 
 _REPORTS = 10
 
@@ -41,7 +41,7 @@ class TokenAdapt:
         try:
             self._encoder = parse(options.encoder, Path.cwd()).locate(ENCODER_FILES)
         except ReferenceProblem as error:
-            raise StageError(str(error)) from None
+            raise stage_error(error) from None
         self._width = embedding_size(self._encoder)
         transplant = task.transplant
         self._source_texts = [token_text(transplant.source, token) for token in range(task.alignment.source_size)]

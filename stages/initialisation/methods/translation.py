@@ -28,7 +28,7 @@ from stages.initialisation.task import Estimate, RowTask
 from stages.initialisation.translation_files import read_sentence_pairs, read_token_counts
 from stages.initializers.translation import ITERATIONS, TransTokOptions
 from stages.references import ReferenceProblem, parse
-from stages.stage import StageError
+from stages.stage import StageError, stage_error
 
 
 class TransTok:
@@ -40,7 +40,7 @@ class TransTok:
         try:
             self._file = parse(options.parallel or options.counts or "", Path.cwd()).locate()
         except ReferenceProblem as error:
-            raise StageError(str(error)) from None
+            raise stage_error(error) from None
         if not self._file.is_file():
             raise StageError(f"{self._file}: trans_tok reads one .tsv or .jsonl file, this is a directory")
 

@@ -17,7 +17,7 @@ from stages.document_sets import Content
 from stages.document_streams import DocumentStream, read_streams
 from stages.documents import DocumentProblem
 from stages.hub_rows import Report
-from stages.stage import StageError
+from stages.stage import StageError, stage_error
 from stages.training.data.order import Streamed
 from stages.training.data.windows import Document
 
@@ -61,7 +61,7 @@ class TrainingDocuments(Sequence[Document]):
                 for file in stream.files:
                     file.check(None if cache is None else cache / "digests.json")
         except DocumentProblem as problem:
-            raise StageError(str(problem)) from None
+            raise stage_error(problem) from None
 
     def __len__(self) -> int:
         return len(self._starts) + sum(streamed.count for streamed in self.streamed)
@@ -110,7 +110,7 @@ class _StreamReader:
                 f"{self._stream.documents.path}: has no document {number}, but {self._stream.count:,} were counted"
             ) from None
         except DocumentProblem as problem:
-            raise StageError(str(problem)) from None
+            raise stage_error(problem) from None
         name, weight = self._stream.documents.name, self._stream.documents.weight
         return _document({"id": f"{name}/{number}", "domain": name, "weight": weight, **content})
 

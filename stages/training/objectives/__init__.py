@@ -12,28 +12,28 @@ from stages.training.data.batch import Batch
 from stages.training.objectives.base import ModelFacts, Objective, Pair
 from stages.training.objectives.byte_level import ByteLevel
 from stages.training.objectives.byte_targets import Bpm, Escd
-from stages.training.objectives.chunk_scores import Alm, HiddenStates
+from stages.training.objectives.chunk_scores import HiddenStates, alm
 from stages.training.objectives.distributions import SameVocabulary, Strict
-from stages.training.objectives.dpca import Dpca
+from stages.training.objectives.dpca import dpca
 from stages.training.objectives.dual_space import Dskd
 from stages.training.objectives.gold import Gold
 from stages.training.objectives.likelihood_scoring import LikelihoodScoring
-from stages.training.objectives.policy_gradient import PolicyGradient
+from stages.training.objectives.policy_gradient import policy_gradient
 from stages.training.objectives.projected import Cdm, MinEd, XToken
 from stages.training.objectives.simct import SimCt
 from stages.training.objectives.sorted_distributions import MultiLevelOt, Uld
-from stages.training.objectives.token_selection import SelectedCrossEntropy
+from stages.training.objectives.token_selection import selected_cross_entropy
 from stages.training.objectives.tokens import CrossEntropy
 
 __all__ = ["OBJECTIVES", "ModelFacts", "Objective", "Pair", "Term", "build_terms"]
 
 OBJECTIVES: dict[str, Callable[[Any, Pair], Objective]] = {
     "cross_entropy": CrossEntropy,
-    "alm": Alm,
+    "alm": alm,
     "hidden_states": HiddenStates,
     "simct": SimCt,
-    "dpca": Dpca,
-    "policy_gradient": PolicyGradient,
+    "dpca": dpca,
+    "policy_gradient": policy_gradient,
     "same_vocabulary": SameVocabulary,
     "strict": Strict,
     "dskd": Dskd,
@@ -47,7 +47,7 @@ OBJECTIVES: dict[str, Callable[[Any, Pair], Objective]] = {
     "escd": Escd,
     "byte_level": ByteLevel,
     "likelihood_scoring": LikelihoodScoring,
-    "selected_cross_entropy": SelectedCrossEntropy,
+    "selected_cross_entropy": selected_cross_entropy,
 }
 """Name in a recipe -> from its options and the two models to the objective."""
 

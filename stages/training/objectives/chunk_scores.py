@@ -15,42 +15,28 @@ from stages.training.data.batch import Batch, SideBatch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
 from stages.training.objectives.projection import project
+from stages.training.objectives.text_scores import TextScores
 
 
-def aligned_scores(side: SideBatch, label_logp: Tensor, boundary_logp: Tensor | None = None) -> AlignedScores:
-    """One model's token scores with the chunks of its tokens."""
-    return AlignedScores(label_logp, boundary_logp, side.scored, side.chunk)
+def alm(options: AlmOptions, pair: Pair) -> TextScores:
+    """Approximate likelihood matching over the chunks of both sides; a unit is a chunk, after merging, which depends on
+    the teacher alone."""
 
-
-class Alm:
-    """Approximate likelihood matching over the chunks of both sides."""
-
-    auxiliary = None
-
-    def __init__(self, options: AlmOptions, pair: Pair) -> None:
-        self._options = options
-        self.teacher_reads = Reads(label=True, boundary=options.debias or options.gamma is not None)
-        self.student_reads = Reads(label=True, boundary=options.debias)
-
-    def _apply(self, batch: Batch, teacher: Signals, label_logp: Tensor, boundary_logp: Tensor | None) -> LossOutput:
+    def compare(batch: Batch, teacher: AlignedScores, student: AlignedScores) -> LossOutput:
         return alm_from_token_scores(
-            aligned_scores(batch.teacher, teacher.label_logp, teacher.boundary_logp),
-            aligned_scores(batch.student, label_logp, boundary_logp),
+            teacher,
+            student,
             batch.num_chunks,
-            temperature=self._options.temperature,
-            divergence=self._options.divergence,
-            gamma=self._options.gamma,
-            max_group_chunks=self._options.max_group_chunks,
-            debias=self._options.debias,
+            temperature=options.temperature,
+            divergence=options.divergence,
+            gamma=options.gamma,
+            max_group_chunks=options.max_group_chunks,
+            debias=options.debias,
         )
 
-    def statistics(self, batch: Batch, teacher: Signals | None) -> Tensor:
-        # Which chunks are merged depends on the teacher alone, so any student scores give the count.
-        unknown = torch.zeros_like(batch.student.ids, dtype=torch.float32)
-        return self._apply(batch, teacher, unknown, unknown).count.to(torch.float64).view(1)
-
-    def loss(self, batch: Batch, teacher: Signals | None, student: Signals, statistics: Tensor) -> LossOutput:
-        return self._apply(batch, teacher, student.label_logp, student.boundary_logp)
+    return TextScores(
+        compare, teacher_boundary=options.debias or options.gamma is not None, student_boundary=options.debias
+    )
 
 
 class HiddenStates:

@@ -13,7 +13,7 @@ from stages.objectives.simct import SimCtOptions
 from stages.training.data.batch import Batch
 from stages.training.models import Reads, Signals
 from stages.training.objectives.base import Pair
-from stages.training.objectives.chunk_scores import aligned_scores
+from stages.training.objectives.text_scores import aligned_scores
 
 
 class SimCt:

@@ -21,6 +21,7 @@ from stages.stage import StageConfig, StageError
 from stages.training.backends import process_group
 
 MARKER = "COMPLETE.json"
+_CHECKSUM = "crc32"
 
 
 def _step(directory: Path) -> int | None:
@@ -91,7 +92,8 @@ def complete(directory: Path, state: Mapping[str, Any]) -> None:
             files[name] = _facts(path)
             _sync(path)
     temporary = directory / f"{MARKER}.tmp"
-    temporary.write_text(json.dumps({**state, "files": files}), encoding="utf-8")
+    marker = {**state, "files": files}
+    temporary.write_text(json.dumps(marker | {_CHECKSUM: _text_checksum(marker)}), encoding="utf-8")
     _sync(temporary)
     temporary.replace(directory / MARKER)
     _sync(directory)
@@ -121,8 +123,8 @@ def prune(root: Path, step: int, keep: int) -> None:
 def _best_step(directory: Path) -> int | None:
     """The step of the best checkpoint when this one was saved; None if there was none, or the marker is damaged."""
     try:
-        best = json.loads((directory / MARKER).read_text(encoding="utf-8")).get("best")
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        best = read_marker(directory).get("best")
+    except ValueError:
         return None
     return best["step"] if best else None
 
@@ -138,7 +140,7 @@ def damage(directory: Path, share: int = 0, shares: int = 1) -> str | None:
         expected = read_marker(directory)["files"]
     except FileNotFoundError:
         return "it was never completed"
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError):
+    except (ValueError, KeyError):
         return f"its {MARKER} is damaged"
     for number, (name, facts) in enumerate(sorted(expected.items())):
         path = directory / name
@@ -150,8 +152,23 @@ def damage(directory: Path, share: int = 0, shares: int = 1) -> str | None:
 
 
 def read_marker(directory: Path) -> dict[str, Any]:
-    """What ``complete`` was given, and the files."""
-    return json.loads((directory / MARKER).read_text(encoding="utf-8"))
+    """What ``complete`` was given, and the files.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not whole.
+        ValueError: it is no JSON object, or not the one that was written: a single wrong digit would move the data on.
+    """
+    marker = json.loads((directory / MARKER).read_text(encoding="utf-8"))
+    if not isinstance(marker, dict):
+        raise ValueError(f"{directory / MARKER} holds no JSON object")
+    expected = marker.pop(_CHECKSUM, None)  # checkpoints of earlier versions have none
+    if expected is not None and expected != _text_checksum(marker):
+        raise ValueError(f"{directory / MARKER} is not what was written")
+    return marker
+
+
+def _text_checksum(marker: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(marker).encode())
 
 
 def latest(root: Path, report: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:

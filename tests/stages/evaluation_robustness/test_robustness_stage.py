@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_world import context, run, section, write_documents
 from transformers import AutoTokenizer
 
 from stages.conversion.byte_tokenizer import write_byte_tokenizer
-from stages.evaluate import Evaluate
-from stages.stage import StageContext
 
 KINDS = ["swap", "duplicate", "spacing"]
 OPTIONS = {
@@ -40,46 +39,19 @@ def report(
 ) -> dict[str, Any]:
     """The teacher, a student of another tokenizer, and one of bytes."""
     directory = tmp_path_factory.mktemp("evaluate")
-    for name in ("work", "out"):
-        (directory / name).mkdir()
-    write_documents(directory / "eval", TEXTS)
-    write_documents(directory / "train", {"seen": [f"Before it. {SEEN} After it.", "Something else."]})
+    documents = write_documents(directory / "eval", TEXTS)
+    seen = [f"Before it. {SEEN} After it.", "Something else."]
+    training = write_documents(directory / "train", {"seen": seen})
     (directory / "bytes").mkdir()
     write_byte_tokenizer(AutoTokenizer.from_pretrained(tiny_tokenizer_dirs[0]), directory / "bytes")
     tokenizers = (*tiny_tokenizer_dirs, directory / "bytes")
     teacher, student, of_bytes = (tiny_model_dir(tokenizer, seed=seed) for seed, tokenizer in enumerate(tokenizers))
-    ctx = StageContext(
-        config=Evaluate.Config.model_validate(OPTIONS),
-        inputs={
-            "models": {"init": student, "bytes": of_bytes},
-            "teacher": {"sources/teacher": teacher},
-            "documents": {"sources/eval": directory / "eval"},
-            "training": {"sources/train": directory / "train"},
-        },
-        work=directory / "work",
-        out=directory / "out",
-    )
-    Evaluate().run(ctx)
-    return json.loads((ctx.out / "report.json").read_text(encoding="utf-8")) | {
+    models = {"init": student, "bytes": of_bytes}
+    ctx = context(directory, documents, teacher, models, training=training, **OPTIONS)
+    return run(ctx) | {
         "metrics": json.loads((ctx.out / "metrics.json").read_text(encoding="utf-8")),
         "page": (ctx.out / "report.html").read_text(encoding="utf-8"),
     }
-
-
-def write_documents(directory: Path, texts: dict[str, list[str]]) -> None:
-    directory.mkdir()
-    records = [
-        {"id": f"{domain}/{number}", "domain": domain, "weight": 1.0, "text": text}
-        for domain, of_domain in texts.items()
-        for number, text in enumerate(of_domain)
-    ]
-    lines = (json.dumps(record) for record in records)
-    (directory / "documents.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def section(report: dict[str, Any], name: str) -> dict[str, Any]:
-    (found,) = (section for section in report["sections"] if section["name"] == name)
-    return found
 
 
 def test_every_option_has_a_section_on_the_page(report):

@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import kill_points
+
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 _FORK_FROM = multiprocessing.get_context("forkserver")
@@ -68,17 +70,33 @@ def write_job(
     return path
 
 
-def run(job: Path, processes: int) -> Done:
-    """Run a job file in forked processes, as a launcher would, and wait for all."""
-    return finish(job, start(job, processes))
+def run(job: Path, processes: int, *, killed_at: tuple[int, int] | None = None) -> Done:
+    """Run a job file in forked processes, as a launcher would, and wait for all.
+
+    Args:
+        job: what ``write_job`` wrote.
+        processes: how many ranks.
+        killed_at: (rank, number): that rank dies of SIGKILL right before its ``number``-th change below ``work``. It
+            takes the others with it, as a launcher does.
+    """
+    started = start(job, processes, killed_at=killed_at)
+    if killed_at is not None:
+        started[killed_at[0]].join(_TIMEOUT_SECONDS)
+        for process in started if started[killed_at[0]].exitcode else ():
+            process.kill()
+    return finish(job, started)
 
 
-def start(job: Path, processes: int) -> list[BaseProcess]:
+def start(job: Path, processes: int, *, killed_at: tuple[int, int] | None = None) -> list[BaseProcess]:
     """Fork the processes of a job file, in the order of their ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = [_FORK_FROM.Process(target=_work, args=(str(job), rank, processes, port)) for rank in range(processes)]
+    numbers = [killed_at[1] if killed_at is not None and killed_at[0] == rank else None for rank in range(processes)]
+    started = [
+        _FORK_FROM.Process(target=_work, args=(str(job), rank, processes, port, number))
+        for rank, number in enumerate(numbers)
+    ]
     for process in started:
         process.start()
     return started
@@ -97,7 +115,7 @@ def finish(job: Path, started: list[BaseProcess]) -> Done:
     return Done(tuple(process.exitcode for process in started), text)
 
 
-def _work(job: str, rank: int, processes: int, port: int) -> None:
+def _work(job: str, rank: int, processes: int, port: int, killed_at: int | None) -> None:
     log = os.open(Path(job).parent / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -115,6 +133,8 @@ def _work(job: str, rank: int, processes: int, port: int) -> None:
     from stages.worker import run_job
 
     torch.set_num_threads(1)
+    if killed_at is not None:
+        kill_points.die_at(killed_at, Path(job).parent / "work")
     code = run_job(Path(job))
     print("in a group:", torch.distributed.is_initialized())
     sys.stdout.flush()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import process_world
 import pytest
 import torch
 from objective_world import World, evaluate, hidden_states, make_world, padded, without_scores
@@ -260,29 +258,9 @@ def test_sharded_over_two_processes_projectors_learn_the_same(wide_models, tmp_p
     config = _config("cma", micro_batch_windows=1, **BALANCED)
     expected = _distill(wide_models, tmp_path / "plain", config)
     root = tmp_path / "sharded"
-    for name in ("work", "out", "attempt"):
-        (root / name).mkdir(parents=True)
-    job = {
-        "schema_version": 2,
-        "cache": str(root / "cache"),
-        "stage": "distill",
-        "uses": "distill",
-        "module": "stages.distill:Distill",
-        "config": config.model_dump(mode="json", exclude_unset=True),
-        "inputs": {name: {name: str(path)} for name, path in wide_models.items()},
-        "work": str(root / "work"),
-        "out": str(root / "out"),
-        "attempt": str(root / "attempt"),
-        "resources": {"zero": {"student": 3}},
-    }
-    (root / "job.json").write_text(json.dumps(job))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "stages.worker"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(root / "job.json")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    job = process_world.write_job(root, wide_models, config, {"zero": {"student": 3}})
+    done = process_world.run(job, 2)
+    assert done.codes == (0, 0), done.text
     for name in ("loss", "dskd.projector_cross_entropy", "dskd.teacher_space"):
         assert _curve(root, name) == pytest.approx(_curve(tmp_path / "plain", name), rel=1e-4), name
     sharded = load_file(root / "out" / "model.safetensors")

@@ -187,6 +187,7 @@ def test_an_interrupted_stage_repeats_unfinished_shards_only(teacher, tmp_path):
     (root,) = (tmp_path / "resumed" / "work" / "shards").iterdir()
     kept = {path: path.stat().st_mtime_ns for path in root.iterdir() if "partial" not in path.name}
     assert kept
+    assert Score.resume_point(tmp_path / "resumed" / "work") == f"{len(kept)} finished shard{'s'[: len(kept) - 1]}"
     lines: list[str] = []
     found = directory_bytes(score(teacher, documents, tmp_path / "resumed", ctx={"progress": lines.append}, **options))
     assert any("were finished before" in line for line in lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from stages.distill import DistillConfig
@@ -48,6 +50,15 @@ def _garble_marker(directory):
     (directory / checkpoint.MARKER).write_text('{"step": 20, "fi')
 
 
+def _change_a_digit_of_the_marker(directory):
+    marker = directory / checkpoint.MARKER
+    marker.write_text(marker.read_text().replace('"step": 20', '"step": 21'))
+
+
+def _put_a_list_in_place_of_the_marker(directory):
+    (directory / checkpoint.MARKER).write_text("[]")
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -56,6 +67,8 @@ def _garble_marker(directory):
         (_remove_file, "is missing"),
         (_remove_marker, "never completed"),
         (_garble_marker, "damaged"),
+        (_change_a_digit_of_the_marker, "damaged"),
+        (_put_a_list_in_place_of_the_marker, "damaged"),
     ],
 )
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path, harm, said):
@@ -68,6 +81,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_and_is_named(tmp_path
     assert len(lines) == 1
     assert "step-20" in lines[0]
     assert said in lines[0]
+
+
+def test_a_marker_of_before_it_had_a_checksum_counts(tmp_path):
+    marker = _save(tmp_path, 20) / checkpoint.MARKER
+    record = json.loads(marker.read_text())
+    assert record.pop("crc32") > 0
+    marker.write_text(json.dumps(record))
+    assert checkpoint.latest(tmp_path, pytest.fail)[1] == record
 
 
 def test_pruning_keeps_the_newest_complete_ones(tmp_path):
