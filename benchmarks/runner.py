@@ -23,10 +23,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline import overview  # noqa: E402
-from pipeline.loading import load_recipe  # noqa: E402
 from pipeline.planner import make_plan  # noqa: E402
+from pipeline.reading.loading import load_recipe  # noqa: E402
 from pipeline.store import Entry, Store  # noqa: E402
+from pipeline.views import overview  # noqa: E402
 
 STAGES = 200
 RUNS = 1_000

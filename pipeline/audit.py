@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import RecipeError
-from pipeline.loading import load_recipe
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
+from pipeline.reading.selection import only
 from pipeline.recipe import Recipe
 from pipeline.runner import execute
-from pipeline.selection import only
 
 STAGE_KIND = "audit"
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import Locked, PipelineError
-from pipeline.loading import load_recipe
-from pipeline.locks import FileLock, is_locked
+from pipeline.executing.locks import FileLock, is_locked
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.runs import kept_recipes
 from pipeline.store import Attempt, Entry, Store, StoreError
 

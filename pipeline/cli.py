@@ -14,10 +14,10 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 
-from pipeline.arguments import Parser
 from pipeline.commands import COMMANDS
+from pipeline.commands.arguments import Parser
+from pipeline.commands.standard_streams import usable
 from pipeline.errors import EXIT_KILLED, EXIT_OK, EXIT_STAGE_FAILED, PipelineError
-from pipeline.standard_streams import usable
 
 DEBUG_VARIABLE = "TOKENFERRY_DEBUG"
 

@@ -12,11 +12,11 @@ from typing import Any
 import psutil
 
 from pipeline import provenance
-from pipeline.devices import gpu_names, visible_gpus
+from pipeline.executing.devices import gpu_names, visible_gpus
 from pipeline.launch import recorded_environment
-from pipeline.render import JSON_SCHEMA_VERSION
-from pipeline.tracking_place import tracking_uri
+from pipeline.tracking.place import tracking_uri
 from pipeline.urls import without_credentials
+from pipeline.views.render import JSON_SCHEMA_VERSION
 
 _PROGRAMS = ("torchrun", "deepspeed", "accelerate", "srun", "sbatch", "mlflow", "nvidia-smi")
 _GIBIBYTE = 1 << 30

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.plan import Plan, PlannedStage
-from pipeline.problems import leaves
+from pipeline.reading.problems import leaves
 from pipeline.store import Done, Store
 
 MOST_READ = 50

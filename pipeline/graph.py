@@ -1,4 +1,4 @@
-"""The graph of a recipe: which stage feeds which, and in what order they can run; ``pipeline.drawing`` draws it."""
+"""The graph of a recipe: which stage feeds which, and in what order they can run; ``views.drawing`` draws it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.nearest import unknown_name
-from pipeline.problems import Problem, dotted
+from pipeline.reading.problems import Problem, dotted
 from stages.artifacts import Artifact, ModelArtifact
 from stages.stage import Input
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline.problems import Location
+from pipeline.reading.problems import Location
 
 KEY_SCHEMA = 1
 """Raise it when this module's rules change, which makes every earlier result unknown."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import durable, provenance
-from pipeline.devices import gpu_names, gpu_visible
+from pipeline.executing.devices import gpu_names, gpu_visible
 from pipeline.launchers import accelerate, deepspeed, slurm, torchrun
 from pipeline.launchers.worker import MODULE
 from pipeline.recipe import Resources

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from pipeline import provenance
 from pipeline.errors import RecipeError
+from pipeline.executing.locks import describe_holder
 from pipeline.keys import cache_key, key_ingredients
-from pipeline.loading import fill_section
-from pipeline.locks import describe_holder
-from pipeline.pinning import Pinned, pin
 from pipeline.plan import Action, Plan, PlannedStage, State
+from pipeline.reading.loading import fill_section
+from pipeline.reading.pinning import Pinned, pin
 from pipeline.reasons import input_changes, key_changes
 from pipeline.recipe import Recipe, StageSpec
 from pipeline.request import OnCodeChange, Request, check_names, selected

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.keys import REFERENCE
-from pipeline.problems import Location, dotted, leaves
+from pipeline.reading.problems import Location, dotted, leaves
 from pipeline.recipe import StageSpec
 
 _MOST_SHOWN = 3

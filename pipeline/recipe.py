@@ -1,4 +1,4 @@
-"""What a recipe is: its sections, and the checked and wired whole that ``pipeline.loading`` makes of a file."""
+"""What a recipe is: its sections, and the checked and wired whole that ``pipeline.reading.loading`` makes of a file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from pipeline.problems import Location
-from pipeline.resources import Resources, Section
-from pipeline.yaml_source import Origin
+from pipeline.reading.problems import Location
+from pipeline.reading.resources import Resources, Section
+from pipeline.reading.yaml_source import Origin
 from stages.stage import StageConfig
 
 LONGEST_NAME = 120

@@ -1,7 +1,7 @@
 """Executing a plan: locks, attempts, outcomes (runner rules R7-R10, R13, R14, R16, R17).
 
-For every stage that is not up to date: take its lock, look again, and have ``pipeline.attempts`` make it. The runner is
-the only one that marks a result as done, and the only one that talks to the tracker.
+For every stage that is not up to date: take its lock, look again, and have ``executing.attempts`` make it. The runner
+is the only one that marks a result as done, and the only one that talks to the tracker.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pipeline import durable, launch_checks, overview, publish
-from pipeline.attempts import Making
-from pipeline.display import Display, Lines
+from pipeline import durable, publish
 from pipeline.errors import Interrupted, Killed, Locked, StageFailed
-from pipeline.execution import GO_ON, Command, Execution
-from pipeline.locks import FileLock, describe_holder
+from pipeline.executing.attempts import Making
+from pipeline.executing.execution import GO_ON, Command, Execution
+from pipeline.executing.locks import FileLock, describe_holder
+from pipeline.executing.schedule import Schedule
+from pipeline.executing.signals import StopSignals
 from pipeline.plan import Action, Plan, PlannedStage
-from pipeline.schedule import Schedule
-from pipeline.signals import StopSignals
+from pipeline.reading import launch_checks
 from pipeline.store import Entry, Store, StoreError
+from pipeline.views import overview
+from pipeline.views.display import Display, Lines
 
 if TYPE_CHECKING:
-    from pipeline.tracking import Tracker
+    from pipeline.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pipeline import locks
 from pipeline.errors import PipelineError
+from pipeline.executing import locks
 from pipeline.keys import canonical_json
 from stages import STAGES, load_stage
 from stages.resume_points import newest_checkpoint

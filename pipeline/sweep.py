@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import RecipeError
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
+from pipeline.reading.yaml_source import read_yaml
 from pipeline.recipe import LONGEST_NAME, Recipe
-from pipeline.yaml_source import read_yaml
 from stages.masking import holds_token, is_secret_name
 
 MOST_RUNS = 1000

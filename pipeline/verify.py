@@ -16,11 +16,11 @@ from typing import Literal
 
 from pipeline import durable
 from pipeline.errors import Locked
-from pipeline.locks import FileLock
-from pipeline.overview import places_of
+from pipeline.executing.locks import FileLock
 from pipeline.publish import result_id
 from pipeline.runs import kept_recipes
 from pipeline.store import Done, Entry, FileRecord, StoreError
+from pipeline.views.overview import places_of
 
 
 @dataclass(frozen=True)

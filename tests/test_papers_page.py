@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.listing import listing
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
+from pipeline.views.listing import listing
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPES = [path for path in sorted(REPOSITORY.glob("recipes/*.yaml")) if path.stem != "reference"]

@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.cli import command_parser, main
 from pipeline.commands import COMMANDS
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 from pipeline.recipe import Outline
 
 REPOSITORY = Path(__file__).parents[1]

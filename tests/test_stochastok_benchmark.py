@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

@@ -19,7 +19,9 @@ STAGE_MODULES = {
     *("tokenizer", "hypernet", "score", "import_scores", "suite_documents"),
 }
 HEAVY = {"torch", "transformers", "mlflow", "deepspeed", "datasets", "matplotlib"}
-LIGHT = [path for glob in ("pipeline/*.py", "stages/*.py", "stages/objectives/*.py") for path in REPOSITORY.glob(glob)]
+LIGHT = [
+    path for glob in ("pipeline/**/*.py", "stages/*.py", "stages/objectives/*.py") for path in REPOSITORY.glob(glob)
+]
 # Imported by a stage's run, never while planning.
 HEAVY_ON_PURPOSE = {"initialisation.py", "output_head.py", "reload_check.py"}
 

@@ -56,7 +56,7 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _lost(leftover: Leftover) -> str:
     """What the deletion costs, to append; nothing of results that nobody needs."""
-    from pipeline.display import duration
+    from pipeline.views.display import duration
 
     if leftover.lost is None:
         return ""
@@ -67,7 +67,7 @@ def _lost(leftover: Leftover) -> str:
 
 
 def _facts(found: list[Leftover], deleted: int) -> dict[str, Any]:
-    from pipeline.render import JSON_SCHEMA_VERSION
+    from pipeline.views.render import JSON_SCHEMA_VERSION
 
     listed = [
         {"path": str(leftover.path), "kind": leftover.kind, "bytes": leftover.size}

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.display import MODES
 from pipeline.programs import program
+from pipeline.views.display import MODES
 
 if TYPE_CHECKING:
     from pipeline.estimates import Estimate
@@ -117,7 +117,7 @@ def load(arguments: argparse.Namespace) -> Recipe:
     Raises:
         RecipeError: it is wrong; all problems at once.
     """
-    from pipeline.loading import load_recipe
+    from pipeline.reading.loading import load_recipe
 
     return load_recipe(arguments.recipe, arguments.overrides)
 
@@ -129,7 +129,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         RecipeError: the recipe is wrong or cannot be launched.
     """
     from pipeline import planner
-    from pipeline.launch_checks import check_recipe
+    from pipeline.reading.launch_checks import check_recipe
 
     recipe = load(arguments)
     check_recipe(recipe)
@@ -138,8 +138,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 def show_plan(plan: Plan, expected: Mapping[str, Estimate]) -> None:
     """Print the table of ``plan``, how long all of it may take, and what of its recipe nothing reads."""
-    from pipeline.display import duration
-    from pipeline.render import plan_table, print_table
+    from pipeline.views.display import duration
+    from pipeline.views.render import plan_table, print_table
 
     print_table(plan_table(plan, expected), sys.stdout)
     for section in plan.recipe.unused:

@@ -22,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the comparison."""
-    from pipeline.comparison import compare
-    from pipeline.comparison_text import comparison_page, show_comparison
+    from pipeline.views.comparison import compare
+    from pipeline.views.comparison_text import comparison_page, show_comparison
 
     comparison = compare(arguments.names, arguments.runs)
     if arguments.html is not None:

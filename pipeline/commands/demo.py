@@ -33,8 +33,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Write, run, and say what there is to look at."""
-    from pipeline import demo
     from pipeline.programs import program
+    from pipeline.starting import demo
 
     if missing := demo.missing_packages():
         raise RecipeError(

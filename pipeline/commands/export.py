@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Check everything that can be wrong before anything is copied."""
-    from pipeline.exporting import CARD, check_free, check_repository, converter, export, find, push, write_gguf
+    from pipeline.sharing.exporting import CARD, check_free, check_repository, converter, export, find, push, write_gguf
 
     if arguments.public and arguments.push is None:
         raise RecipeError("--public is for what is pushed; add --push ORG/NAME, or remove it")

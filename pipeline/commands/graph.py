@@ -11,8 +11,8 @@ from pipeline.commands.common import add_json, add_runs, add_set, print_json
 from pipeline.errors import EXIT_OK, RecipeError
 
 if TYPE_CHECKING:
-    from pipeline.drawing import Picture
     from pipeline.recipe import Recipe
+    from pipeline.views.drawing import Picture
 
 SUMMARY = "draw the stages of a recipe"
 
@@ -39,7 +39,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Print the drawing."""
     from rich.console import Console
 
-    from pipeline import drawing, graph_page
+    from pipeline.views import drawing, graph_page
 
     picture = _picture(arguments)
     if arguments.json:
@@ -58,10 +58,10 @@ def _picture(arguments: argparse.Namespace) -> Picture:
     Raises:
         RecipeError: neither a recipe nor a run was named, or both; or there is no such thing.
     """
-    from pipeline.drawing import Picture
-    from pipeline.loading import load_recipe
     from pipeline.planner import make_plan
+    from pipeline.reading.loading import load_recipe
     from pipeline.runs import RESOLVED, kept_recipe
+    from pipeline.views.drawing import Picture
 
     if (arguments.recipe is None) == (arguments.run is None):
         raise RecipeError("name a recipe file, or a run with --run: one of the two")
@@ -87,7 +87,7 @@ def _structure(recipe: Recipe) -> dict[str, dict]:
 
 
 def _facts(picture: Picture) -> dict[str, object]:
-    from pipeline.render import JSON_SCHEMA_VERSION
+    from pipeline.views.render import JSON_SCHEMA_VERSION
 
     stages = [
         {"name": name, "uses": picture.kinds[name], "needs": list(needs), "state": picture.states.get(name)}

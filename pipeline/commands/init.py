@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import EXIT_OK, RecipeError
 
 if TYPE_CHECKING:
-    from pipeline.starter import Starter
+    from pipeline.starting.starter import Starter
 
 SUMMARY = "write a first recipe for your own text"
 
@@ -40,8 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Ask for what is missing, write the recipe, and say what to do next."""
-    from pipeline.own_text import hold_out, parts_of, sets_of
-    from pipeline.starter import render
+    from pipeline.starting.own_text import hold_out, parts_of, sets_of
+    from pipeline.starting.starter import render
 
     if sys.stdin.isatty():
         _ask(arguments)
@@ -98,7 +98,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _starter(arguments: argparse.Namespace, name: str, train: list[Any], evaluation: list[Any]) -> Starter:
-    from pipeline.starter import Starter, default_target, default_teacher
+    from pipeline.starting.starter import Starter, default_target, default_teacher
 
     return Starter(
         name=name,
@@ -113,7 +113,7 @@ def _starter(arguments: argparse.Namespace, name: str, train: list[Any], evaluat
 
 def _check_reference(reference: str | None) -> None:
     """Refuse a reference that is not one; whether the hub has it is found out when it is needed."""
-    from pipeline.own_text import check_literal
+    from pipeline.starting.own_text import check_literal
     from stages.references import HubReference, ReferenceProblem, parse
 
     if reference is not None:
@@ -130,8 +130,8 @@ def _check_reference(reference: str | None) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write the recipe, unless it is not one."""
-    from pipeline.launch_checks import check_recipe
-    from pipeline.loading import load_recipe
+    from pipeline.reading.launch_checks import check_recipe
+    from pipeline.reading.loading import load_recipe
 
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -147,7 +147,7 @@ def _write(path: Path, text: str) -> None:
 
 def _ask(arguments: argparse.Namespace) -> None:
     """Fill in what was not given, each with its default for an empty answer."""
-    from pipeline.starter import USES as MEANINGS
+    from pipeline.starting.starter import USES as MEANINGS
 
     print("An empty answer takes what stands in brackets.")
     if arguments.use is None:

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the log."""
-    from pipeline.logs import show_log
+    from pipeline.views.logs import show_log
 
     show_log(arguments.run, arguments.stage, arguments.runs, arguments.attempt, arguments.rank, follow=arguments.follow)
     return EXIT_OK

@@ -22,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print names, each with a line on what it is."""
-    from pipeline.listing import listing
-    from pipeline.render import JSON_SCHEMA_VERSION, names_table, print_table
+    from pipeline.views.listing import listing
+    from pipeline.views.render import JSON_SCHEMA_VERSION, names_table, print_table
 
     found = listing(arguments.kind, arguments.runs)
     if arguments.json:

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the plan; with ``--check``, its exit code says whether anything would run."""
     from pipeline.estimates import estimates
-    from pipeline.render import plan_json
+    from pipeline.views.render import plan_json
 
     plan = make_plan(arguments)
     expected = estimates(plan)

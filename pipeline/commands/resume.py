@@ -22,9 +22,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Run the kept recipe, after saying from where."""
     from pipeline.errors import RecipeError
-    from pipeline.recipe_secrets import masked_places
+    from pipeline.reading.recipe_secrets import masked_places
+    from pipeline.reading.yaml_source import read_yaml
     from pipeline.runs import kept_recipe
-    from pipeline.yaml_source import read_yaml
 
     recipe = kept_recipe(arguments.run, arguments.runs)
     if masked := masked_places(read_yaml(recipe).values):

@@ -22,7 +22,7 @@ from pipeline.commands.common import (
 from pipeline.errors import EXIT_OK
 
 if TYPE_CHECKING:
-    from pipeline.execution import Outstanding
+    from pipeline.executing.execution import Outstanding
     from pipeline.plan import Plan
 
 SUMMARY = "bring a recipe up to date: skip, resume or run each stage"
@@ -58,11 +58,11 @@ def bring_up_to_date(arguments: argparse.Namespace, command: str, subject: str) 
         return plan_command.execute(argparse.Namespace(**vars(arguments), json=False, check=False))
     from pipeline import runner
     from pipeline.estimates import check_room, estimates
-    from pipeline.live import open_view
-    from pipeline.render import run_summary
-    from pipeline.signals import StopsBetween
-    from pipeline.tracking import Tracker
-    from pipeline.tracking_place import tracking_uri, ui_command
+    from pipeline.executing.signals import StopsBetween
+    from pipeline.tracking.place import tracking_uri, ui_command
+    from pipeline.tracking.tracker import Tracker
+    from pipeline.views.live import open_view
+    from pipeline.views.render import run_summary
 
     def again(options: list[str]) -> str:
         return command_line(command, arguments, options, subject=subject)

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the recipe as YAML, or value by value with its origin."""
-    from pipeline.render import JSON_SCHEMA_VERSION, print_table, sources_table, value_sources
+    from pipeline.views.render import JSON_SCHEMA_VERSION, print_table, sources_table, value_sources
 
     recipe = load(arguments)
     sources = value_sources(recipe) if arguments.sources else []

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Print the script."""
     from pipeline.job_script import job_script
-    from pipeline.launch_checks import check_recipe
+    from pipeline.reading.launch_checks import check_recipe
 
     recipe = load(arguments)
     check_recipe(recipe)

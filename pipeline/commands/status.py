@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Print the state of every stage, or of every run."""
-    from pipeline.status import show_status
+    from pipeline.views.status import show_status
 
     return show_status(arguments)
 

@@ -35,15 +35,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Plan all, so that nothing is run before everything is right; then run one after another."""
-    from pipeline.signals import StopsBetween
+    from pipeline.executing.signals import StopsBetween
 
     with StopsBetween(_again(arguments)):
         return _sweep(arguments)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from pipeline.launch_checks import check_recipe
     from pipeline.planner import make_plan
+    from pipeline.reading.launch_checks import check_recipe
     from pipeline.sweep import combinations
 
     recipes = combinations(arguments.recipe, arguments.overrides)
@@ -88,9 +88,9 @@ def _show(plans: list[Plan]) -> None:
 def _run(plan: Plan, arguments: argparse.Namespace) -> None:
     from pipeline import runner
     from pipeline.estimates import check_room, estimates
-    from pipeline.live import open_view
-    from pipeline.tracking import Tracker
-    from pipeline.tracking_place import tracking_uri
+    from pipeline.tracking.place import tracking_uri
+    from pipeline.tracking.tracker import Tracker
+    from pipeline.views.live import open_view
 
     expected = estimates(plan)
     check_room(plan, expected)

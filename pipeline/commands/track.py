@@ -10,7 +10,7 @@ from pipeline.commands.common import add_json, add_runs, print_json
 from pipeline.errors import EXIT_OK, PipelineError
 
 if TYPE_CHECKING:
-    from pipeline.tracking_sync import Synced
+    from pipeline.tracking.sync import Synced
 
 SUMMARY = "send MLflow what it lacks of runs"
 
@@ -36,11 +36,11 @@ def execute(arguments: argparse.Namespace) -> int:
     """Send, and say how much of each run was new."""
     from dataclasses import asdict
 
-    from pipeline.render import JSON_SCHEMA_VERSION
     from pipeline.runs import kept_recipes
-    from pipeline.tracking_place import tracking_uri
-    from pipeline.tracking_sync import sync
+    from pipeline.tracking.place import tracking_uri
+    from pipeline.tracking.sync import sync
     from pipeline.urls import without_credentials
+    from pipeline.views.render import JSON_SCHEMA_VERSION
 
     uri = arguments.tracking_uri or tracking_uri()
     names = list(kept_recipes(arguments.runs)) if arguments.run is None else [arguments.run]

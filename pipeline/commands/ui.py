@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Become the server, or say where the one is that keeps the metrics."""
-    from pipeline.tracking_place import database_file, tracking_uri
+    from pipeline.tracking.place import database_file, tracking_uri
     from pipeline.urls import without_credentials
 
     uri = tracking_uri()

@@ -24,10 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Remove the leases of the run and of the stages that its recipe names."""
-    from pipeline import leases
-    from pipeline.loading import load_recipe
-    from pipeline.locks import describe_holder
+    from pipeline.executing import leases
+    from pipeline.executing.locks import describe_holder
     from pipeline.planner import make_plan
+    from pipeline.reading.loading import load_recipe
     from pipeline.runs import kept_recipe
     from pipeline.store import Store
 

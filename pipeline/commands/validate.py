@@ -9,8 +9,8 @@ from pipeline.commands.common import add_json, add_recipe, load, print_json
 from pipeline.errors import EXIT_OK
 
 if TYPE_CHECKING:
+    from pipeline.reading.reference_checks import CheckedReferences
     from pipeline.recipe import Recipe
-    from pipeline.reference_checks import CheckedReferences
 
 SUMMARY = "check a recipe without running anything"
 
@@ -37,9 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Check, and say what is right and what was not looked at."""
-    from pipeline.launch_checks import check_recipe
-    from pipeline.reference_checks import check_references
-    from pipeline.render import JSON_SCHEMA_VERSION
+    from pipeline.reading.launch_checks import check_recipe
+    from pipeline.reading.reference_checks import check_references
+    from pipeline.views.render import JSON_SCHEMA_VERSION
 
     recipe = load(arguments)
     check_recipe(recipe)

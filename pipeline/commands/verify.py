@@ -32,9 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Check, result by result."""
     from pipeline.programs import program
-    from pipeline.render import JSON_SCHEMA_VERSION
     from pipeline.runs import kept_recipe, kept_recipes
     from pipeline.verify import verify
+    from pipeline.views.render import JSON_SCHEMA_VERSION
 
     names = list(dict.fromkeys(arguments.run)) or list(kept_recipes(arguments.runs))
     for name in names:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.predictions import LinearHead
-from stages.evaluation.exact_bytes.kept_states import Computed, Ids, Row, forward, shared_start
+from stages.evaluation.kept_states import Computed, Ids, Row, forward, shared_start
 from stages.evaluation.scoring import ModelScores, ScoredRows, TokenRow, batches, checked_head, score_rows
 
 _SHORT = 16

@@ -19,7 +19,7 @@ from alignment.byte_view import ByteView
 from alignment.encoding import Encoding
 from alignment.token_table import TokenKind
 from stages.evaluation.core import Problem, Request, TextScore, Watch, ignore
-from stages.evaluation.exact_bytes.kept_states import keeps_states
+from stages.evaluation.kept_states import keeps_states
 from stages.evaluation.scoring import ModelScores, batches, positions_of, score_windows
 from stages.evaluation.shared_contexts import SharedScoring, plan
 from stages.evaluation.text_start import TextStart

@@ -21,7 +21,8 @@ from unittest import mock
 
 from toys import TextArtifact
 
-from pipeline import launch, supervise
+from pipeline import launch
+from pipeline.executing import supervise
 from stages import STAGES, worker
 from stages.stage import Input, StageConfig, StageContext, StageError, StageInterrupted, not_keyed
 

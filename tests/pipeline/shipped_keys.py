@@ -17,8 +17,8 @@ sys.path.insert(0, str(REPOSITORY))
 
 from pipeline import planner  # noqa: E402
 from pipeline.keys import keyed_params  # noqa: E402
-from pipeline.loading import load_recipe  # noqa: E402
-from pipeline.pinning import Pinned  # noqa: E402
+from pipeline.reading.loading import load_recipe  # noqa: E402
+from pipeline.reading.pinning import Pinned  # noqa: E402
 from pipeline.recipe import Recipe  # noqa: E402
 from stages.stage import StageConfig  # noqa: E402
 

@@ -17,7 +17,7 @@ from pipeline import cli
 from pipeline.audit import audit_recipe
 from pipeline.cli import main
 from pipeline.errors import RecipeError
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 
 TEXT = "Some words, 東京 and 12345.\n\n\tdef add(left, right):\n\t\treturn left + right\n"
 RECIPE = """\

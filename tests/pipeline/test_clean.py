@@ -8,7 +8,7 @@ import toys  # registers the toy stages
 
 from pipeline import clean
 from pipeline.cli import main
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 
 RECIPE = """\
 name: {name}

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.cli import main
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 
 RECIPE = """\
 name: words
@@ -179,7 +179,7 @@ def test_unexpected_errors_leave_one_line_and_a_log(folder, capsys, monkeypatch)
     def broken(path, overrides):
         raise ZeroDivisionError("one by nothing")
 
-    monkeypatch.setattr("pipeline.loading.load_recipe", broken)
+    monkeypatch.setattr("pipeline.reading.loading.load_recipe", broken)
     assert main(["validate", "recipe.yaml"]) == 1
     message = capsys.readouterr().err
     assert "ZeroDivisionError: one by nothing" in message.splitlines()[0]
@@ -196,6 +196,6 @@ def test_ctrl_c_while_planning_is_clean(folder, capsys, monkeypatch):
     def interrupted(path, overrides):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.loading.load_recipe", interrupted)
+    monkeypatch.setattr("pipeline.reading.loading.load_recipe", interrupted)
     assert main(["plan", "recipe.yaml"]) == 130
     assert "Traceback" not in capsys.readouterr().err

@@ -15,12 +15,12 @@ import pytest
 import yaml
 from forked_stages import recipe_of
 
-from pipeline import leases, locks
 from pipeline.cli import main
 from pipeline.estimates import estimates
-from pipeline.loading import load_recipe
+from pipeline.executing import leases, locks
 from pipeline.plan import Plan
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.request import Request
 from pipeline.runner import execute
 from pipeline.store import Store

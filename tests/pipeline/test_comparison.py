@@ -10,8 +10,8 @@ import pytest
 import toys  # registers the toy stages
 
 from pipeline.cli import main
-from pipeline.comparison import Comparison
-from pipeline.comparison_text import comparison_page, show_comparison
+from pipeline.views.comparison import Comparison
+from pipeline.views.comparison_text import comparison_page, show_comparison
 
 RECIPE = """\
 name: {name}

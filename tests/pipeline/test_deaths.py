@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.deaths import Death, first_death, rank_states
-from pipeline.outcome import interpret
+from pipeline.executing.deaths import Death, first_death, rank_states
+from pipeline.executing.outcome import interpret
 from pipeline.store import Attempt
 
 TORCHRUN = """\

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import demo
 from pipeline.cli import main
+from pipeline.starting import demo
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -60,9 +60,9 @@ def test_texts_are_those_of_the_quickstart_and_held_out_ones_are_others(folder: 
 
 def test_the_texts_are_part_of_a_wheel() -> None:
     options = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    (pattern,) = options["package-data"]["pipeline"]
-    found = sorted(path.name for path in (REPOSITORY / "pipeline").glob(pattern))
-    assert found == sorted(text.name for text in (files("pipeline") / "demo_texts").iterdir())
+    (pattern,) = options["package-data"]["pipeline.starting"]
+    found = sorted(path.name for path in (REPOSITORY / "pipeline" / "starting").glob(pattern))
+    assert found == sorted(text.name for text in (files("pipeline.starting") / "demo_texts").iterdir())
     assert len(found) == 4
 
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from terminal import TerminalProcess
 
 from pipeline.cli import main
-from pipeline.drawing import COLOURS, Picture, dot, lines, mermaid
-from pipeline.graph_page import page
-from pipeline.layers import arrange
 from pipeline.plan import State
+from pipeline.views.drawing import COLOURS, Picture, dot, lines, mermaid
+from pipeline.views.graph_page import page
+from pipeline.views.layers import arrange
 
 EDGES, KINDS = {"align": [], "init": ["align"]}, {"align": "align", "init": "start"}
 BARE = Picture("a & b", EDGES, KINDS)

@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import exporting, publish
+from pipeline import publish
 from pipeline.cli import main
 from pipeline.errors import PipelineError
-from pipeline.exporting import push, write_gguf
-from pipeline.loading import load_recipe
-from pipeline.model_card import _code
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
+from pipeline.sharing import exporting
+from pipeline.sharing.exporting import push, write_gguf
+from pipeline.sharing.model_card import _code
 from pipeline.store import Store
 from stages.artifacts import Artifact, write_json
 
@@ -156,7 +157,7 @@ def test_nothing_in_the_recipe_ends_its_place_in_the_card() -> None:
 
 
 def test_models_and_data_of_the_hub_are_named_in_the_front_matter(tmp_path: Path) -> None:
-    from pipeline.model_card import _lineage, _metadata
+    from pipeline.sharing.model_card import _lineage, _metadata
 
     path = tmp_path / "recipe.yaml"
     path.write_text(

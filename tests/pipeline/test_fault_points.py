@@ -13,9 +13,9 @@ import yaml
 from forked_stages import recipe_of
 from kill_points import Who, killed_at
 
-from pipeline.loading import load_recipe
 from pipeline.plan import Action, Plan
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.request import Request
 from pipeline.runner import execute
 from pipeline.store import Entry, Store

@@ -17,8 +17,8 @@ from forked_stages import recipe_of
 from mounted import apart, read_only, small
 
 from pipeline.cli import main
-from pipeline.loading import load_recipe
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.store import Store
 
 STAGES = {

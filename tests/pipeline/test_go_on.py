@@ -20,7 +20,7 @@ from toys import plan_of, planned
 
 from pipeline.cli import main
 from pipeline.errors import EXIT_INTERRUPTED, StageFailed
-from pipeline.execution import Outstanding
+from pipeline.executing.execution import Outstanding
 from pipeline.runner import execute
 from pipeline.store import Entry, Store
 from stages import STAGES

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.reading.yaml_source import MOST_VALUES
 from pipeline.recipe import LONGEST_NAME
-from pipeline.yaml_source import MOST_VALUES
 
 BOMB = "name: x\na0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 12)

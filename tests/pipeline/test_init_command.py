@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.cli import main
-from pipeline.held_out import split
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 from pipeline.recipe import Recipe
-from pipeline.starter import USES
+from pipeline.starting.held_out import split
+from pipeline.starting.starter import USES
 from stages.document_sets import DocumentSet
 
 

@@ -15,7 +15,7 @@ import yaml
 from pipeline.cli import main
 from pipeline.errors import RecipeError
 from pipeline.job_script import job_script
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 
 RECIPE = """\
 name: words

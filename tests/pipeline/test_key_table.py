@@ -13,9 +13,9 @@ import shipped_keys
 from pydantic import BaseModel
 
 from pipeline.keys import keyed_params
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
+from pipeline.reading.resources import Resources
 from pipeline.recipe import Recipe
-from pipeline.resources import Resources
 from stages import STAGES, load_stage
 from stages.evaluation.suites.options import LangGameOptions, SuitesOptions
 from stages.objectives import LossEntry

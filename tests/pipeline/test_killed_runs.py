@@ -20,11 +20,11 @@ import yaml
 from kill_points import killed_at
 from toys import TextArtifact
 
-from pipeline import locks
 from pipeline.errors import Locked
-from pipeline.loading import load_recipe
+from pipeline.executing import locks
 from pipeline.plan import Plan
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.runner import execute
 from pipeline.store import Entry, Store
 from stages import STAGES, stop_request

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import devices, launch
+from pipeline import launch
+from pipeline.executing import devices
 from pipeline.recipe import Resources
 
 

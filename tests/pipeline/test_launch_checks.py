@@ -13,12 +13,13 @@ import pytest
 import toys
 from toys import plan_of, planned
 
-from pipeline import devices, launch
+from pipeline import launch
 from pipeline.cli import main
 from pipeline.errors import RecipeError
-from pipeline.launch_checks import check_machine, check_recipe
+from pipeline.executing import devices
 from pipeline.launchers.deepspeed import parse_hostfile
-from pipeline.loading import load_recipe
+from pipeline.reading.launch_checks import check_machine, check_recipe
+from pipeline.reading.loading import load_recipe
 from pipeline.recipe import Resources
 from pipeline.store import Store
 from stages.batch_split import split_batch

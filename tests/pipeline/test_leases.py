@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from toys import plan_of, planned
 
-from pipeline import leases, locks
 from pipeline.cli import main
-from pipeline.deaths import rank_states
 from pipeline.errors import Locked
-from pipeline.locks import FileLock, describe_holder, is_locked
+from pipeline.executing import leases, locks
+from pipeline.executing.deaths import rank_states
+from pipeline.executing.locks import FileLock, describe_holder, is_locked
 from pipeline.runner import execute
 from pipeline.store import Store
 
@@ -30,7 +30,7 @@ fcntl.flock = flock
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 with FileLock(Path(sys.argv[1])).acquire() as lock:
     print("lease" if lock.is_lease else "flock", flush=True)
     time.sleep(60)

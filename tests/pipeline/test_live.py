@@ -15,13 +15,13 @@ from terminal import Screen, TerminalProcess
 from toys import plan_of, planned
 
 from pipeline.cli import main
-from pipeline.display import MODES, Lines
 from pipeline.estimates import Estimate
-from pipeline.live import LiveView, chosen, open_view
-from pipeline.plain import PLAIN_SECONDS, PlainView
 from pipeline.plan import Plan
-from pipeline.progress import Follower, StageProgress
 from pipeline.store import Store
+from pipeline.views.display import MODES, Lines
+from pipeline.views.live import LiveView, chosen, open_view
+from pipeline.views.plain import PLAIN_SECONDS, PlainView
+from pipeline.views.progress import Follower, StageProgress
 
 RECIPE = """\
 name: counting

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import EXIT_LOCKED, Locked
-from pipeline.locks import FileLock, describe_holder, is_locked
+from pipeline.executing.locks import FileLock, describe_holder, is_locked
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 with FileLock(Path(sys.argv[1])).acquire():
     print("held", flush=True)
     time.sleep(60)

@@ -14,12 +14,12 @@ from forked_stages import recipe_of
 
 from pipeline.cli import main
 from pipeline.errors import Interrupted, StageFailed
-from pipeline.loading import load_recipe
-from pipeline.locks import FileLock
-from pipeline.overview import RunOverview, overview
+from pipeline.executing.locks import FileLock
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.request import Request
 from pipeline.runner import execute
+from pipeline.views.overview import RunOverview, overview
 
 SHARED = {"text": "a"}
 RUNS = {

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import Interrupted, RecipeError, StageFailed
-from pipeline.loading import load_recipe
 from pipeline.plan import Action, Plan, PlannedStage
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.request import Request
 from pipeline.runner import execute
 from pipeline.store import Done, Entry, Store

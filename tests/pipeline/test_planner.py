@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline import provenance, publish
 from pipeline.errors import RecipeError
-from pipeline.loading import load_recipe
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 from pipeline.plan import Action, Plan, PlannedStage, State
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.request import Request
 from pipeline.store import Entry, Store
 from stages import STAGES

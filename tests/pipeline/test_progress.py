@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import plan_of, planned
 
-from pipeline.display import clock
 from pipeline.estimates import Estimate
 from pipeline.plan import Plan
-from pipeline.progress import Follower, Pace, is_remark, printable, share_of
 from pipeline.store import Store
+from pipeline.views.display import clock
+from pipeline.views.progress import Follower, Pace, is_remark, printable, share_of
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from conftest import RankRun, wait_until
 
 from pipeline.errors import EXIT_INTERRUPTED, EXIT_STAGE_FAILED
-from pipeline.supervise import ranks_alive
+from pipeline.executing.supervise import ranks_alive
 
 # The stand-in of srun costs a second, the real launchers import torch: each of those has the tests that matter most.
 SLOW = {name: pytest.param(name, marks=pytest.mark.slow) for name in ("torchrun", "accelerate", "deepspeed")}

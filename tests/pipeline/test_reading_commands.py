@@ -15,7 +15,7 @@ import toys  # registers the toy stages
 
 from pipeline.cli import main
 from pipeline.commands import COMMANDS
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 from pipeline.store import Store
 from stages import STAGES
 from stages.objectives import LossEntry

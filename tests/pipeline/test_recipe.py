@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from pipeline.errors import RecipeError
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 from pipeline.recipe import Resources
 from stages import STAGES
 from stages.artifacts import DocumentsArtifact, ModelArtifact, ReportArtifact

@@ -12,8 +12,8 @@ import torch
 from published_models import MODELS, write_config
 
 from pipeline.keys import map_references
-from pipeline.launch_checks import check_recipe
-from pipeline.loading import load_recipe
+from pipeline.reading.launch_checks import check_recipe
+from pipeline.reading.loading import load_recipe
 from pipeline.recipe import Recipe
 from stages.objectives import CrossEntropyOptions, LossEntry
 from stages.references import HubReference, parse

@@ -5,11 +5,12 @@ import io
 import pytest
 
 from pipeline import publish
-from pipeline.loading import load_recipe
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 from pipeline.plan import Plan
 from pipeline.planner import make_plan
-from pipeline.render import (
+from pipeline.reading.loading import load_recipe
+from pipeline.store import Store
+from pipeline.views.render import (
     plan_table,
     print_table,
     run_status,
@@ -18,7 +19,6 @@ from pipeline.render import (
     status_table,
     value_sources,
 )
-from pipeline.store import Store
 from stages import STAGES
 from stages.artifacts import ModelArtifact, ReportArtifact
 from stages.stage import Input, StageConfig

@@ -16,11 +16,11 @@ import pytest
 from pydantic import ValidationError
 from toys import plan_of, planned
 
-from pipeline import retries
 from pipeline.errors import Interrupted, StageFailed
-from pipeline.outcome import Outcome
+from pipeline.executing import retries
+from pipeline.executing.outcome import Outcome
 from pipeline.plan import PlannedStage
-from pipeline.resources import Resources
+from pipeline.reading.resources import Resources
 from pipeline.runner import execute
 from pipeline.store import Entry, Store
 

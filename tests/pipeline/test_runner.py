@@ -19,7 +19,7 @@ from toys import plan_of, planned
 
 from pipeline import durable
 from pipeline.errors import EXIT_INTERRUPTED, EXIT_KILLED, EXIT_LOCKED, Locked, StageFailed
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 from pipeline.plan import PlannedStage
 from pipeline.runner import RunResult, execute
 from pipeline.store import Entry, Store
@@ -316,7 +316,7 @@ def test_a_full_disk_is_no_fault_of_ours(store: Store, monkeypatch: pytest.Monke
 
 
 def test_a_silent_stage_is_still_heard_of(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.supervise.SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.executing.supervise.SILENCE_SECONDS", 0.2)
     _, lines = run(store, planned(store, "slow", "count", {"steps": 2, "seconds": 0.8}))
     between = lines[lines.index("slow: step 1/2") : lines.index("slow: step 2/2")]
     assert any(line.endswith(" s, step 1/2") for line in between)

@@ -8,10 +8,10 @@ import pytest
 from toys import plan_of, planned
 
 from pipeline.errors import Interrupted, StageFailed
+from pipeline.executing.schedule import Schedule
 from pipeline.plan import PlannedStage
 from pipeline.recipe import Resources
 from pipeline.runner import execute
-from pipeline.schedule import Schedule
 from pipeline.store import Store
 
 

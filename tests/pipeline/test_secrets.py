@@ -15,11 +15,11 @@ import yaml
 from pydantic import BaseModel
 
 from pipeline.cli import main
+from pipeline.executing.locks import FileLock
 from pipeline.launch import recorded_environment
-from pipeline.loading import load_recipe
-from pipeline.locks import FileLock
+from pipeline.reading.loading import load_recipe
 from pipeline.recipe import Resources
-from pipeline.tracking_place import ui_command
+from pipeline.tracking.place import ui_command
 from stages import STAGES, load_stage
 from stages.masking import VOCABULARY_NAMES, is_secret_name
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pipeline.errors import RecipeError
-from pipeline.loading import load_recipe
-from pipeline.source_stages import source_options
+from pipeline.reading.loading import load_recipe
+from pipeline.reading.source_stages import source_options
 
 
 def recipe(directory: Path, student: dict[str, Any]) -> Path:

@@ -15,7 +15,7 @@ import toys
 from terminal import TerminalProcess
 
 from pipeline.cli import main
-from pipeline.watching import Look, watch
+from pipeline.views.watching import Look, watch
 
 COMMAND = [sys.executable, "-c", "import sys, toys; from pipeline.cli import main; sys.exit(main(sys.argv[1:]))"]
 RECIPE = "name: counting\nstages:\n  count: {uses: count, steps: 60, seconds: 0.05}\n"

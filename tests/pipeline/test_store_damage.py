@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from pipeline.cli import main
 from pipeline.errors import EXIT_OK, EXIT_WORK_PENDING, Interrupted
-from pipeline.loading import load_recipe
 from pipeline.plan import Plan
 from pipeline.planner import make_plan
+from pipeline.reading.loading import load_recipe
 from pipeline.request import Request
 from pipeline.runner import execute
 from pipeline.store import Store

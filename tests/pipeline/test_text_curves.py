@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.text_curves import HEIGHT, MOST_LINES, WIDTH, overlaid
+from pipeline.views.text_curves import HEIGHT, MOST_LINES, WIDTH, overlaid
 
 
 def test_two_lines_that_cross() -> None:

@@ -13,7 +13,7 @@ import toys
 from mlflow.tracking import MlflowClient
 
 from pipeline.cli import main
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 
 RECIPE = """\
 name: counting

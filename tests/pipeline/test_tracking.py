@@ -17,9 +17,9 @@ from pipeline.errors import StageFailed
 from pipeline.plan import Plan
 from pipeline.runner import execute
 from pipeline.store import Store
-from pipeline.tracking import LiveSession, Tracker
-from pipeline.tracking_place import DEFAULT_URI, tracking_uri, ui_command
-from pipeline.tracking_session import TrackedRun
+from pipeline.tracking.place import DEFAULT_URI, tracking_uri, ui_command
+from pipeline.tracking.session import TrackedRun
+from pipeline.tracking.tracker import LiveSession, Tracker
 
 
 @pytest.fixture(scope="session")
@@ -187,8 +187,8 @@ from pathlib import Path
 from toys import plan_of, planned
 from pipeline.runner import execute
 from pipeline.store import Store
-from pipeline.tracking import Tracker
-from pipeline.tracking_place import DEFAULT_URI
+from pipeline.tracking.tracker import Tracker
+from pipeline.tracking.place import DEFAULT_URI
 runs = Path(sys.argv[1])
 plan = plan_of(runs, planned(Store(runs / "store"), "say", "say", {"text": "hello"}))
 result = execute(plan, tracker=Tracker(plan, uri=DEFAULT_URI, warn=print))

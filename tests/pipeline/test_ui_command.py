@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.tracking_place import artifact_directory, database_file
+from pipeline.tracking.place import artifact_directory, database_file
 
 
 def test_the_pages_are_for_this_machine_alone(capsys: pytest.CaptureFixture[str]) -> None:

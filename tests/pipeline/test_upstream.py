@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import RecipeError
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 
 HEADER = """\
 name: cached

@@ -13,7 +13,7 @@ import yaml
 from forked_stages import recipe_of
 
 from pipeline.cli import main
-from pipeline.locks import FileLock
+from pipeline.executing.locks import FileLock
 
 STAGES = {
     "first": {"text": "a"},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.resources import Resources, Zero
+from pipeline.reading.resources import Resources, Zero
 
 
 @pytest.mark.parametrize(

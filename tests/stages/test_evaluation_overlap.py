@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 from stages.document_sets import DocumentSet
 from stages.document_streams import count_files, write_streams
 from stages.evaluate import EvaluateConfig

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from alignment.byte_view import ByteView
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 from stages.stage import StageError, StageInterrupted
 from stages.tokenizer import TokenizerStage
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from losses.predictions import Predictions
-from stages.evaluation.exact_bytes.kept_states import (
+from stages.evaluation.kept_states import (
     Computed,
     Ids,
     Kept,

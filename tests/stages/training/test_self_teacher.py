@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.loading import load_recipe
+from pipeline.reading.loading import load_recipe
 from stages.distill import Distill, DistillConfig
 from stages.objectives import LossEntry
 from stages.stage import StageContext

@@ -1,0 +1,1 @@
+"""A finished model for others."""

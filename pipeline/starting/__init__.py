@@ -1,0 +1,1 @@
+"""A first recipe on somebody's own text."""
