@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline import result_links
 from pipeline.errors import Locked, PipelineError
 from pipeline.executing.locks import FileLock, is_locked
 from pipeline.planner import make_plan
@@ -138,10 +139,8 @@ def _seconds(attempt: Attempt) -> float:
 def _needed(runs: Path) -> dict[Path, list[str]]:
     """The entries that runs lead to or ask for, as real paths, with the ``run/stage`` that do."""
     needed: dict[Path, list[str]] = defaultdict(list)
-    for link in sorted(runs.glob("*/stages/**/*")):
-        if link.is_symlink():
-            run, _, *stage = link.relative_to(runs).parts
-            needed[link.resolve()].append("/".join((run, *stage)))
+    for label, place in result_links.every(runs):
+        needed[place].append(label)
     store = Store((runs / "store").resolve())
     for run, recipe in kept_recipes(runs).items():
         try:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pipeline.commands import COMMANDS
 from pipeline.commands.arguments import Parser
 from pipeline.commands.standard_streams import usable
-from pipeline.errors import EXIT_KILLED, EXIT_OK, EXIT_STAGE_FAILED, PipelineError
+from pipeline.errors import EXIT_KILLED, EXIT_OK, EXIT_STAGE_FAILED, EXIT_USAGE, PipelineError
 
 DEBUG_VARIABLE = "TOKENFERRY_DEBUG"
 
@@ -31,7 +31,11 @@ exit codes:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; problems are printed on stderr."""
     usable()
-    arguments = command_parser().parse_args(argv)
+    parser = command_parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return EXIT_USAGE
+    arguments = parser.parse_args(argv)
     try:
         return arguments.execute(arguments)
     except PipelineError as error:

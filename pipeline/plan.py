@@ -89,3 +89,11 @@ class Plan:
     def pending(self) -> tuple[PlannedStage, ...]:
         """The stages that would run."""
         return tuple(stage for stage in self.stages if stage.action in (Action.RUN, Action.RESUME))
+
+    @property
+    def twins(self) -> Mapping[str, str]:
+        """Stages that would run, but that another is to make the same result before: their names -> its name."""
+        first: dict[str, str] = {}
+        for stage in self.pending:
+            first.setdefault(stage.key, stage.name)
+        return {stage.name: first[stage.key] for stage in self.pending if first[stage.key] != stage.name}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline import provenance
+from pipeline import provenance, result_links
 from pipeline.errors import RecipeError
 from pipeline.executing.locks import describe_holder
 from pipeline.keys import cache_key, key_ingredients
@@ -81,7 +81,7 @@ def make_plan(
         ]
         verdict = judge(entry, {other: results[other] for other in upstream}, pending, recipe.name)
         if verdict == MISSING:
-            previous = Entry(runs / recipe.name / "stages" / name, keys[name]).ingredients()
+            previous = Entry(result_links.latest(runs / recipe.name, name), keys[name]).ingredients()
             verdict = verdict._replace(reason=_why_missing(spec, previous, ingredients[name], upstream))
         verdict = _code_judged(verdict, entry.done(), request.on_code_change, name in chosen)
         if keys[name] in forced_keys:

@@ -15,6 +15,8 @@ PACKAGES = ("tokenferry", "torch", "transformers", "tokenizers", "safetensors", 
 CODE = ("alignment", "losses", "stages")
 """Our own packages that can change a result; ``pipeline`` only says what runs."""
 
+_SOURCES = (*CODE, "pipeline")
+
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,12 +45,17 @@ def code_digest() -> str:
 
 @functools.cache
 def git_state() -> tuple[str | None, bool | None]:
-    """Commit of the checkout that this code runs from and whether it has changes; None outside a checkout."""
+    """Commit of the checkout that this code runs from and whether it has changes; None outside a checkout.
+
+    Changes are those of tracked files, and new sources in our own packages. A user's recipes, texts and results lie in
+    the checkout too, and say nothing of the code.
+    """
     if not (_ROOT / ".git").exists():
         return None, None
     commit = _git(_ROOT, "rev-parse", "HEAD")
-    changes = _git(_ROOT, "status", "--porcelain")
-    return commit, None if changes is None else bool(changes)
+    changed = _git(_ROOT, "status", "--porcelain", "--untracked-files=no")
+    new = _git(_ROOT, "ls-files", "--others", "--exclude-standard", "--", *(f"{each}/*.py" for each in _SOURCES))
+    return commit, None if changed is None or new is None else bool(changed or new)
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,14 +43,18 @@ _TAKEN = {"store": "the results of all recipes", "cache": "tables that all runs 
 
 
 class _Models(Section):
-    teacher: dict[str, Any] | None = None
-    student: dict[str, Any] | None = None
-    donor: dict[str, Any] | None = None
+    """Each is checked as the stage that it stands for (``SOURCE_STAGES``)."""
+
+    teacher: Any = None
+    student: Any = None
+    donor: Any = None
 
 
 class _Data(Section):
-    train: list[Any] | None = None
-    eval: list[Any] | None = None
+    """Likewise."""
+
+    train: Any = None
+    eval: Any = None
 
 
 class StageHeader(BaseModel):
@@ -132,3 +137,8 @@ class Recipe:
     stages: Mapping[str, StageSpec]
     origins: Mapping[Location, Origin]
     unused: tuple[str, ...]
+
+    @property
+    def directory(self) -> Path:
+        """What relative references start from, an absolute path without ``..``."""
+        return Path(os.path.normpath(self.path.absolute().parent))

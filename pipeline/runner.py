@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from pipeline import durable, publish
+from pipeline import durable, publish, result_links
 from pipeline.errors import Interrupted, Killed, Locked, StageFailed
 from pipeline.executing.attempts import Making
 from pipeline.executing.execution import GO_ON, Command, Execution
@@ -25,6 +23,7 @@ from pipeline.executing.schedule import Schedule
 from pipeline.executing.signals import StopSignals
 from pipeline.plan import Action, Plan, PlannedStage
 from pipeline.reading import launch_checks
+from pipeline.reading.yaml_source import as_yaml
 from pipeline.store import Entry, Store, StoreError
 from pipeline.views import overview
 from pipeline.views.display import Display, Lines
@@ -127,8 +126,8 @@ def _run_lock(plan: Plan) -> FileLock:
 
 def _record_recipe(plan: Plan) -> None:
     durable.write_text(plan.run_directory / "recipe.yaml", plan.recipe.text)
-    resolved = yaml.safe_dump(dict(plan.recipe.resolved), sort_keys=False, allow_unicode=True)
-    durable.write_text(plan.run_directory / "recipe.resolved.yaml", resolved)
+    durable.write_text(plan.run_directory / "recipe.resolved.yaml", as_yaml(plan.recipe.resolved))
+    result_links.set_aside(plan)
     overview.keep(plan)
 
 
@@ -156,7 +155,7 @@ class _Upkeep:
                 f"Make it again with: {GO_ON}"
             )
         publish.link_output(entry, done.attempt)
-        durable.replace_link(run.plan.run_directory / "stages" / stage.name, entry.path)
+        result_links.lead_to(run.plan.run_directory, stage.name, entry)
         run.results[stage.name] = done
         if cached:
             run.display.line(f"{stage.name}: cached")

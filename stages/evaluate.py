@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.artifacts import DocumentsArtifact, EvaluationArtifact, ModelArtifact
 from stages.evaluation.cards import CardOptions
@@ -88,6 +88,15 @@ class EvaluateConfig(StageConfig):
     batch_tokens: int = not_keyed(4096, ge=1)
     """Tokens of one forward pass, padding included."""
 
+    @field_validator("suites")
+    @classmethod
+    def _enough_items(cls, value: SuitesOptions | None) -> SuitesOptions | None:
+        from stages.evaluation.suites.registry import check_items
+
+        if value is not None:
+            check_items(value, "test")
+        return value
+
     @property
     def wanted_inputs(self) -> frozenset[str]:
         """The training text, where the held-out text is looked for in it."""
@@ -117,7 +126,7 @@ class EvaluateConfig(StageConfig):
 class Evaluate:
     """Asks the teacher and every model under ``needs``, one model in memory after another."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     Config = EvaluateConfig
     inputs: ClassVar[Mapping[str, Input]] = {
         "models": Input(ModelArtifact, many=True),

@@ -91,7 +91,7 @@ class Generate:
         write_json(ctx.out / "manifest.json", manifest)
         write_json(ctx.out / "metrics.json", _metrics(manifest))
         ctx.progress(
-            f"generate: {manifest['documents']:,} documents, {manifest['new_tokens']:,} new tokens; "
+            f"{manifest['documents']:,} documents, {manifest['new_tokens']:,} new tokens; "
             + ", ".join(f"{count:,} {ending}" for ending, count in manifest["endings"].items())
         )
 
@@ -111,7 +111,7 @@ def _write_all(ctx: StageContext, writer: Writer, prompts: Sequence[Prompt], dra
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in new)
         records += new
         if time.monotonic() - last >= SECONDS_BETWEEN_PROGRESS:
-            ctx.progress(f"generate: {len(records):,} of {len(prompts):,} documents")
+            ctx.progress(f"{len(records):,} of {len(prompts):,} documents")
             last = time.monotonic()
     return records
 

@@ -19,6 +19,9 @@ TOKENIZER_FILES = ("*.json", "*.jinja", "*.py", "*.txt", "*.model")
 MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors", "pytorch_model*.bin")
 """What is fetched of a hub repository; ``*.json`` includes the configurations and the shard indices."""
 
+WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+"""Files beside which a model has others."""
+
 RANK_SUFFIXES = (".tiktoken", ".tiktoken.gz")
 
 BYTES = "bytes"
@@ -98,6 +101,16 @@ class ModelSourceConfig(StageConfig):
     """Its tokenizer, if that lies elsewhere."""
     trust_remote_code: Switch = None
     """Run the Python code that comes with the tokenizer beside the model, once, to make a plain tokenizer of it."""
+
+    @field_validator("model")
+    @classmethod
+    def _is_more_than_weights(cls, value: str) -> str:
+        if value.endswith(WEIGHT_SUFFIXES):
+            raise ValueError(
+                f"{value} has a model's weights alone: name the directory that holds it, config.json and the tokenizer "
+                "(one file is enough where it is a *.gguf)"
+            )
+        return value
 
     @field_validator("tokenizer")
     @classmethod

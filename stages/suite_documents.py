@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.artifacts import DocumentsArtifact, write_json
 from stages.evaluation.suites.options import SuitesOptions
@@ -25,6 +25,14 @@ class SuiteDocumentsConfig(StageConfig):
     question with the tests of the same options."""
     weight: float = Field(1.0, gt=0)
     """How often a document is read in an epoch, on average."""
+
+    @field_validator("suites")
+    @classmethod
+    def _enough_items(cls, value: SuitesOptions) -> SuitesOptions:
+        from stages.evaluation.suites.registry import check_items
+
+        check_items(value, "train")
+        return value
 
 
 class SuiteDocuments:
@@ -62,7 +70,7 @@ class SuiteDocuments:
                     "settings_sha256": suite.settings_digest,
                     "questions_sha256": suite.questions_digest,
                 }
-                ctx.progress(f"suite-documents: {name}: {len(suite.questions):,} documents, {size:,} bytes")
+                ctx.progress(f"{name}: {len(suite.questions):,} documents, {size:,} bytes")
         with (ctx.out / "documents.jsonl").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         totals = {field: sum(domain[field] for domain in domains.values()) for field in ("documents", "bytes")}

@@ -137,21 +137,32 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def show_plan(plan: Plan, expected: Mapping[str, Estimate]) -> None:
-    """Print the table of ``plan``, how long all of it may take, and what of its recipe nothing reads."""
-    from pipeline.views.display import duration
+    """Print the table of ``plan``, how long all of it may take, and what its recipe may not have meant."""
+    from pipeline.reading.notes import notes
+    from pipeline.views.display import counted, duration
+    from pipeline.views.overview import left_behind
     from pipeline.views.render import plan_table, print_table
 
     print_table(plan_table(plan, expected), sys.stdout)
-    for section in plan.recipe.unused:
-        print(f"note: no stage reads {section}")
+    for note in notes(plan.recipe):
+        print(f"note: {note}")
+    if earlier := left_behind(plan):
+        print(
+            f"note: the results of {', '.join(earlier)} of earlier options or inputs stay in the store until "
+            "`pipeline clean --yes`; to keep both as runs, give this one another name: --set name=..."
+        )
     if not plan.pending:
         print("everything is up to date")
         return
-    unknown = len(plan.pending) - len(expected)
+    twins = plan.twins
+    for name, other in twins.items():
+        print(f"note: {name} is the same work as {other}, which is done once")
+    to_run = len(plan.pending) - len(twins)
+    unknown = to_run - len(expected)
     total = duration(sum(estimate.seconds for estimate in expected.values()))
     rest = f", and {unknown} of which nothing is known" if unknown else ""
     about = f"; by earlier runs, about {total}{rest}" if expected else ""
-    print(f"{len(plan.pending)} of {len(plan.stages)} stages to run{about}")
+    print(f"{to_run} of {counted(len(plan.stages), 'stage')} to run{about}")
 
 
 def print_json(value: Any) -> None:

@@ -14,6 +14,7 @@ SUMMARY = "copy a finished model with a model card; with --push, upload it"
 EPILOG = """\
 The directory loads with transformers alone, but for a model that reads its old tokens beside bytes (`expand_input`),
 which brings its code. Nothing is overwritten, here or on the hub; what is pushed is private unless --public is given.
+With --push, DIR may be an earlier export of the same result: it is uploaded as it is, with the changes to its card.
 """
 
 
@@ -30,17 +31,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Check everything that can be wrong before anything is copied."""
-    from pipeline.sharing.exporting import CARD, check_free, check_repository, converter, export, find, push, write_gguf
+    from pipeline.sharing.exporting import CARD, check_free, converter, export, find, holds, write_gguf
+    from pipeline.sharing.pushing import check_repository, push
 
     if arguments.public and arguments.push is None:
         raise RecipeError("--public is for what is pushed; add --push ORG/NAME, or remove it")
     if arguments.push is not None:
         check_repository(arguments.push)
-    check_free(arguments.directory)
+    else:
+        check_free(arguments.directory)
     command = converter() if arguments.gguf else None
     found = find(arguments.run, arguments.stage, arguments.runs)
-    export(found, arguments.directory, lambda line: print(line, file=sys.stderr, flush=True))
-    print(f"{arguments.directory} is the model of {arguments.stage!r}; read its {CARD} before you share it")
+    if arguments.push is not None and holds(arguments.directory, found):
+        print(f"{arguments.directory} is this model already, and is pushed as it is", file=sys.stderr)
+    else:
+        export(found, arguments.directory, lambda line: print(line, file=sys.stderr, flush=True))
+        print(f"{arguments.directory} is the model of {arguments.stage!r}; read its {CARD} before you share it")
     if command is not None:
         print(write_gguf(command, arguments.directory))
     if arguments.push is not None:

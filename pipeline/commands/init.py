@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SUMMARY = "write a first recipe for your own text"
 
 EPILOG = """\
-On a terminal it asks for what is not given. Without --eval a tenth of the text is held out. Nothing is overwritten.
+On a terminal it asks for what is not given. Without --eval some of the text is held out. Nothing is overwritten.
   transfer     give a model another tokenizer (default: SmolLM2-135M, GPT-2's vocabulary)
   byteify      make a byte-level model of a model
   distil       teach --student what --teacher knows, each with its own tokenizer
@@ -161,12 +161,12 @@ def _ask(arguments: argparse.Namespace) -> None:
     if arguments.use == "transfer" and arguments.target_tokenizer is None:
         arguments.target_tokenizer = _answer("Tokenizer that it shall get", None, "GPT-2's, out of a Python package")
     while not arguments.train:
-        arguments.train = _files("Files of text to train on", "at least one")
+        arguments.train = _files("Files of text to train on (at least one)")
     if not arguments.eval:
-        arguments.eval = _files("Files of held-out text", "a tenth of the others")
+        arguments.eval = _files("Files of held-out text", "a part of the others")
 
 
-def _files(question: str, meaning: str) -> list[str]:
+def _files(question: str, meaning: str | None = None) -> list[str]:
     """File names as a shell takes them: one with spaces is in quotes."""
     while True:
         try:
@@ -176,8 +176,9 @@ def _files(question: str, meaning: str) -> list[str]:
 
 
 def _answer(question: str, default: str | None, meaning: str | None = None) -> str | None:
+    shown = meaning or default
     try:
-        return input(f"{question} [{meaning or default}]: ").strip() or default
+        return input(f"{question} [{shown}]: " if shown else f"{question}: ").strip() or default
     except EOFError:
         raise RecipeError("\nno answer: nothing was written") from None
 

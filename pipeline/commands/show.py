@@ -31,7 +31,7 @@ def execute(arguments: argparse.Namespace) -> int:
     elif arguments.sources:
         print_table(sources_table(sources), sys.stdout)
     else:
-        import yaml
+        from pipeline.reading.yaml_source import as_yaml
 
-        print(yaml.safe_dump(dict(recipe.resolved), sort_keys=False, allow_unicode=True), end="")
+        print(as_yaml(recipe.resolved), end="")
     return EXIT_OK

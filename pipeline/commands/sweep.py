@@ -11,6 +11,7 @@ from pipeline.commands.common import RUNS, add_recipe, add_view, command_line, v
 from pipeline.commands.run import positive
 from pipeline.errors import EXIT_OK, StageFailed
 from pipeline.programs import program
+from pipeline.views.display import counted
 
 if TYPE_CHECKING:
     from pipeline.plan import Plan
@@ -81,8 +82,9 @@ def _show(plans: list[Plan]) -> None:
     """One line a run, and how much of the work they share."""
     keys = {stage.key for plan in plans for stage in plan.pending}
     for plan in plans:
-        print(f"{plan.recipe.name}: {len(plan.pending)} of {len(plan.stages)} stages to run")
-    print(f"{len(keys)} results to make in {len(plans)} runs; what they share is made once")
+        to_run = len(plan.pending) - len(plan.twins)
+        print(f"{plan.recipe.name}: {to_run} of {counted(len(plan.stages), 'stage')} to run")
+    print(f"{counted(len(keys), 'result')} to make in {counted(len(plans), 'run')}; what they share is made once")
 
 
 def _run(plan: Plan, arguments: argparse.Namespace) -> None:

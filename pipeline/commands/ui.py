@@ -14,6 +14,9 @@ _STORE = "MLFLOW_BACKEND_STORE_URI"
 _HOST = "127.0.0.1"
 """Loopback only: whoever reaches the port can read and delete every run."""
 
+_PAGES = 5
+"""How many experiments are named; MLflow's first page has all."""
+
 SUMMARY = "start MLflow's pages on the metrics of these runs"
 
 
@@ -46,7 +49,28 @@ def execute(arguments: argparse.Namespace) -> int:
     if database is not None and not database.exists():
         raise PipelineError(f"nothing has been tracked yet: there is no {database}; run a recipe first")
     _check_free(arguments.port)
+    for name, page in _pages(uri, arguments.port):
+        print(f"{name}: {page}", flush=True)
     os.execve(command[0], command, {**os.environ, **variables})
+
+
+def _pages(uri: str, port: int) -> list[tuple[str, str]]:
+    """The experiments that changed last, with the addresses of their tables of runs.
+
+    Unless an address says otherwise, MLflow 3 opens an experiment as one of agents, where one of trainings looks empty.
+    """
+    from pipeline.tracking.session import connect
+
+    try:
+        found = connect(uri).search_experiments(max_results=_PAGES, order_by=["last_update_time DESC"])
+    except Exception:  # of MLflow or a database driver: the server meets it next, and is the one to explain it
+        return []
+    address = f"http://{_HOST}:{port}/#/experiments"
+    return [
+        (each.name, f"{address}/{each.experiment_id}/runs?workflowType=machine_learning")
+        for each in found
+        if each.name != "Default"
+    ]
 
 
 def port(text: str) -> int:

@@ -38,6 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Check, and say what is right and what was not looked at."""
     from pipeline.reading.launch_checks import check_recipe
+    from pipeline.reading.notes import notes
     from pipeline.reading.reference_checks import check_references
     from pipeline.views.render import JSON_SCHEMA_VERSION
 
@@ -55,13 +56,15 @@ def execute(arguments: argparse.Namespace) -> int:
     else:
         _check_disk(recipe, arguments)
         checked.append("disk")
-    notes = [f"no stage reads {section}" for section in recipe.unused]
+    if deciding := [name for name, spec in recipe.stages.items() if getattr(spec.config, "digits", None) == "refuse"]:
+        skipped["digits"] = f"whether the tokenizers cut numbers alike is for {' and '.join(deciding)} to see, when run"
+    noted = notes(recipe)
     if arguments.json:
         facts = {"recipe": str(arguments.recipe), "stages": len(recipe.stages), "checked": checked}
-        facts |= {"not_checked": skipped, "hub": references.hub, "notes": notes}
+        facts |= {"not_checked": skipped, "hub": references.hub, "notes": noted}
         print_json({"schema_version": JSON_SCHEMA_VERSION, **facts})
         return EXIT_OK
-    for note in notes:
+    for note in noted:
         print(f"note: {note}")
     if arguments.online:
         for reference, commit in references.hub.items():

@@ -128,9 +128,7 @@ def failure_report(name: str, entry: Entry, attempts: Sequence[tuple[Attempt, Ou
     """
     *earlier, (attempt, outcome) = attempts
     log = log_path(attempt.path, outcome.rank)
-    tail = _last_lines(log) if log.exists() else []
-    if tail and tail[-1] == f"error: {outcome.message}":
-        tail.pop()
+    tail = _without(f"error: {outcome.message}".splitlines(), _last_lines(log)) if log.exists() else []
     point = entry.resume_point()
     return "\n".join(
         [
@@ -159,6 +157,14 @@ def _last_lines(log: Path) -> list[str]:
     """The end of a log; of a progress bar that redraws its line, only what was drawn last."""
     with log.open(encoding="utf-8", errors="replace", newline="\n") as file:
         return [line.rstrip().rsplit("\r", 1)[-1] for line in deque(file, maxlen=LOG_LINES)]
+
+
+def _without(said: Sequence[str], lines: list[str]) -> list[str]:
+    """``lines`` but for the place where ``said`` stands; libraries may have written after it."""
+    for start in reversed(range(len(lines))):
+        if lines[start : start + len(said)] == said:
+            return lines[:start] + lines[start + len(said) :]
+    return lines
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -72,7 +72,7 @@ class Watch:
         log = Tail(self.attempt / "log.txt")
         while self.process.poll() is None:
             if self.stop.count and self._deadline is None:
-                self.show.line(f"{self.name}: saving, Ctrl-C again to kill")
+                self.show.stopping(self.name)
                 self._ask()
             self._turn(log)
         if self.process.returncode != 0 and ranks_alive(self.attempt):

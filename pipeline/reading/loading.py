@@ -172,13 +172,18 @@ def _check_sources(
             config = _check(load_stage(spec.uses).Config, options, spec.section, found, spec.option)
             if config is not None:
                 configs[source] = config
-        elif readers.get(source) and not any(problem.location == spec.section for problem in problems):
+        elif readers.get(source) and not _is_enclosed(spec.section, [*problems, *found]):
             missing[spec.required] += readers[source]
     found += [
         Problem(place, f"required, but not given: it is {' and '.join(inputs)}") for place, inputs in missing.items()
     ]
     problems += dict.fromkeys(found)  # two sources may be made from one section
     return configs
+
+
+def _is_enclosed(section: Location, problems: Sequence[Problem]) -> bool:
+    """Whether it or a section around it is wrong as a whole: that nothing was found there is no news then."""
+    return any(section[: len(problem.location)] == problem.location for problem in problems)
 
 
 def _check_cycle(nodes: Mapping[str, graph.Node | None]) -> list[Problem]:

@@ -39,7 +39,7 @@ def pin(recipe: Recipe, memo: Path) -> dict[str, Pinned]:
     Raises:
         RecipeError: holds every reference that leads nowhere.
     """
-    base = recipe.path.absolute().parent
+    base = recipe.directory
     problems: list[Problem] = []
     fingerprints: dict[tuple[str, tuple[str, ...] | None], Fingerprint] = {}
 

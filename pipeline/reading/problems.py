@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Union
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline.nearest import did_you_mean, unknown_name
+from pipeline.reading.other_names import called_here
+from pipeline.reading.right_forms import is_model, list_form, mapping_form
+
+REFERENCE_PAGE = "docs/reference.md"
+"""Where every key of every section is listed."""
 
 Location = tuple[str | int, ...]
 """Where a value stands in a recipe: keys of mappings and indices of lists, from the top."""
@@ -55,9 +60,13 @@ def describe(error: ValidationError, model: type[BaseModel], also_known: Collect
     found: dict[Location, list[str]] = {}
     for details in error.errors(include_url=False):
         # An error about a key itself has this mark behind the key.
-        location, owners = _follow(model, tuple(part for part in details["loc"] if part != "[key]"))
+        location, owners, allowed = _follow(model, tuple(part for part in details["loc"] if part != "[key]"))
         messages = found.setdefault(location, [])
-        message = _message(details, owners, also_known if len(location) == 1 else ())
+        known = [
+            *(also_known if len(location) == 1 else ()),
+            *(name for owner in owners for name in owner.model_fields),
+        ]
+        message = _message(details, known, allowed)
         if message not in messages:
             messages.append(message)
     return [
@@ -71,11 +80,11 @@ def _has_deeper(location: Location, others: Iterable[Location]) -> bool:
     return any(len(other) > len(location) and other[: len(location)] == location for other in others)
 
 
-def _message(details: Mapping[str, Any], owners: list[type[BaseModel]], also_known: Collection[str]) -> str:
+def _message(details: Mapping[str, Any], known: Collection[str], allowed: Sequence[Any]) -> str:
+    """What pydantic found, in our words; ``known`` are the keys, ``allowed`` the types of the place."""
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     if kind == "extra_forbidden":
-        known = [*also_known, *(name for owner in owners for name in owner.model_fields)]
-        return f"unknown key{unknown_name(str(details['loc'][-1]), known)}"
+        return f"unknown key{_meant(str(details['loc'][-1]), known)}"
     if kind == "missing":
         return "required, but not given"
     if kind == "value_error":
@@ -89,11 +98,28 @@ def _message(details: Mapping[str, Any], owners: list[type[BaseModel]], also_kno
         return f"{context['discriminator'].strip(chr(39))} is required, but not given"
     message = details["msg"].replace("Input should", "should")
     message = re.sub(r"a valid (tuple|list)", "a list", message)
-    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", message)
-    message = f"{message[0].lower()}{message[1:]}, not {_short(value)}"
+    message = re.sub(r"a valid dictionary( or (instance of \w+|object to extract fields from))?", "a mapping", message)
+    message, form = f"{message[0].lower()}{message[1:]}", _form(kind, value, allowed)
+    message = f"{message}, such as {form}, not {_short(value)}" if form else f"{message}, not {_short(value)}"
     if kind in {"literal_error", "enum"} and isinstance(value, str):
         message += did_you_mean(value, re.findall(r"'([^']*)'", context["expected"]))
     return message
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    key, colon, value = name.partition(":")
+    if colon and key in known:
+        return f" (a blank is missing after the colon: write '{key}: {value}')"
+    return called_here(name, known) or unknown_name(name, known, listed_in=REFERENCE_PAGE)
+
+
+def _form(kind: str, value: Any, allowed: Sequence[Any]) -> str:
+    """The right form, where pydantic's error of this kind says that ``value`` has a wrong one."""
+    if kind in {"list_type", "tuple_type"}:
+        return list_form(value, [member for annotation in allowed for member in _children(annotation, 0)])
+    if kind in {"dict_type", "model_type", "model_attributes_type"}:
+        return mapping_form(value, allowed)
+    return ""
 
 
 def _short(value: Any) -> str:
@@ -101,10 +127,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _follow(model: type[BaseModel], location: Location) -> tuple[Location, list[type[BaseModel]]]:
+def _follow(model: type[BaseModel], location: Location) -> tuple[Location, list[type[BaseModel]], list[Any]]:
     """Walk ``location`` through the annotations of ``model``.
 
-    Returns the location without the names of union members, and the models that own its last key.
+    Returns the location without the names of union members, the models that own its last key, and the types of what
+    may stand there.
     """
     path: list[str | int] = []
     current: list[Any] = [model]
@@ -118,14 +145,14 @@ def _follow(model: type[BaseModel], location: Location) -> tuple[Location, list[
             chosen = True
             continue
         path.append(part)
-        owners = [candidate for candidate in current if _is_model(candidate)]
+        owners = [candidate for candidate in current if is_model(candidate)]
         current, chosen = inner, False
-    return tuple(path), owners
+    return tuple(path), owners, current
 
 
 def _member_names(annotation: Any) -> list[Any]:
     """What pydantic may call a member of a union: its name, or its tag where a discriminator chooses."""
-    fields = annotation.model_fields.values() if _is_model(annotation) else ()
+    fields = annotation.model_fields.values() if is_model(annotation) else ()
     tags = [
         tag
         for field in fields
@@ -135,13 +162,9 @@ def _member_names(annotation: Any) -> list[Any]:
     return [getattr(annotation, "__name__", None), *tags]
 
 
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
 def _children(annotation: Any, part: str | int) -> list[Any]:
     """What stands at ``part`` of a value annotated so; empty when it has no such part."""
-    if _is_model(annotation):
+    if is_model(annotation):
         fields = annotation.model_fields
         return _alternatives(fields[part].annotation) if part in fields else []
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

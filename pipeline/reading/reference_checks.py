@@ -44,7 +44,7 @@ def check_references(recipe: Recipe, *, online: bool) -> CheckedReferences:
     Raises:
         RecipeError: holds every reference that has no known form or leads nowhere.
     """
-    base = recipe.path.absolute().parent
+    base = recipe.directory
     problems: list[Problem] = []
     found: dict[str, tuple[Reference, str | None] | ReferenceProblem] = {}
     for place, text in _references(recipe):

@@ -50,8 +50,8 @@ def stage_name(source: str) -> str:
     return f"sources/{source}"
 
 
-def source_options(source: str, values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The options of an implicit stage as the recipe gives them; None if it gives none.
+def source_options(source: str, values: Mapping[str, Any]) -> Any:
+    """The options of an implicit stage as the recipe gives them, no mapping where it is wrong; None if it gives none.
 
     The target tokenizer is what the student's tokenizer shall become, so it is a source of its own and no
     option of the student's model.
@@ -67,7 +67,7 @@ def source_options(source: str, values: Mapping[str, Any]) -> dict[str, Any] | N
     if spec.option is not None:
         return {spec.option: value}
     if not isinstance(value, Mapping):
-        return None
+        return value
     return {key: item for key, item in value.items() if (*spec.section, key) != TARGET_TOKENIZER} or None
 
 

@@ -59,7 +59,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> YamlSource:
         origins = _origins(text, path)
         config = OmegaConf.create(text)
     except yaml.MarkedYAMLError as error:
-        raise _not_yaml(error, path) from None
+        raise _not_yaml(error, path, text) from None
     except RecursionError:
         raise RecipeError(f"{path}: lists and mappings are nested too deeply to be read") from None
     problems: list[Problem] = []
@@ -74,6 +74,20 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> YamlSource:
         origins[location] = SET_OPTION
     values = _plain(config, (), (), problems)
     return YamlSource(text, values, origins, tuple(problems))
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """``values`` as a recipe that ``read_yaml`` reads as the same: ``${`` is text again, and ``'1e5'`` no number."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(values)))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escaped(item) for item in value]
+    # A backslash keeps an interpolation from being one, and those before it must be doubled to stay.
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _read_text(path: Path) -> str:
@@ -96,7 +110,7 @@ def _compose(text: str, path: Path) -> yaml.MappingNode:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        raise _not_yaml(error, path) from None
+        raise _not_yaml(error, path, text) from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(root, yaml.MappingNode):
@@ -104,9 +118,30 @@ def _compose(text: str, path: Path) -> yaml.MappingNode:
     return root
 
 
-def _not_yaml(error: yaml.MarkedYAMLError, path: Path) -> RecipeError:
-    line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-    return RecipeError(f"{path}{line}: not valid YAML: {error.problem}")
+_NO_BLANK = re.compile(r"\s*(?:- )?(?P<key>[A-Za-z_][\w-]*):(?P<value>[^\s:/\\].*)")
+"""A line such as ``name:hand``, which is text to YAML; ``C:/`` and ``https://`` are not meant."""
+
+
+def _not_yaml(error: yaml.MarkedYAMLError, path: Path, text: str) -> RecipeError:
+    if error.problem_mark is None:
+        return RecipeError(f"{path}: not valid YAML: {error.problem}")
+    line, advice = _likely_cause(text, error.problem_mark.line + 1, str(error.problem))
+    return RecipeError(f"{path}:{line}: not valid YAML: {error.problem}{advice}")
+
+
+def _likely_cause(text: str, line: int, problem: str) -> tuple[int, str]:
+    """The line that is probably wrong, and what to do about it, where YAML met ``problem`` at ``line``, from 1.
+
+    Text may go on over several lines, so YAML stumbles over what follows ``name:hand``.
+    """
+    written = dict(enumerate(text.splitlines(), start=1))
+    before = [number for number in range(1, line) if written[number].partition("#")[0].strip()]
+    for number in (line, *before[-1:]):
+        if match := _NO_BLANK.fullmatch(written.get(number, "").rstrip()):
+            meant = f"{match['key']}: {match['value']}"
+            return number, f"; a blank is missing after a colon: write {meant!r}"
+    colon_in_text = problem == "mapping values are not allowed here"
+    return line, "; a key stands on a line of its own, and text that holds ': ' needs quotes" if colon_in_text else ""
 
 
 def _origins(text: str, path: Path) -> dict[Location, Origin]:

@@ -7,7 +7,8 @@ import fnmatch
 import hashlib
 import json
 import os
-import shlex
+import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from pipeline import durable
 from pipeline.errors import PipelineError, RecipeError
 from pipeline.nearest import unknown_name
@@ -24,8 +27,8 @@ from pipeline.plan import Plan, PlannedStage, State
 from pipeline.planner import make_plan
 from pipeline.reading.loading import load_recipe
 from pipeline.runs import kept_recipe
-from pipeline.sharing.model_card import Evaluated, card
-from pipeline.store import Done, Entry, Store
+from pipeline.sharing.model_card import Evaluated, card, result_row
+from pipeline.store import Done, Entry, FileRecord, Store
 from stages import load_stage
 from stages.artifacts import EvaluationArtifact, ModelArtifact
 from stages.model_loading import MODELING_FILE
@@ -92,15 +95,16 @@ def export(found: Found, directory: Path, say: Callable[[str], None]) -> None:
     """
     directory = directory.resolve()  # a link to a place stands for that place: a rename would take its own
     check_free(directory)
-    partial = directory.with_name(f"{directory.name}.partial-{os.getpid()}")
+    partial = directory.with_name(f"{directory.name}.partial-{platform.node()}-{os.getpid()}")
     try:
+        _remove_abandoned(directory)
         partial.mkdir(parents=True)
     except OSError as error:
         raise RecipeError(f"{directory} cannot be made: {error.strerror}") from None
     with _termination_as_interrupt(), _removed_at_the_end(partial):
         _copy(found, partial)
         (partial / CARD).write_text(
-            card(found.plan, found.stage, found.done, _evaluations(found), _machine(found)),
+            card(found.plan, found.stage, found.done, _evaluations(found), _machine(found), _written(found)),
             encoding="utf-8",
             newline="\n",
         )
@@ -135,6 +139,15 @@ def _removed_at_the_end(partial: Path) -> Iterator[None]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _remove_abandoned(directory: Path) -> None:
+    """Delete what exports to ``directory`` left that were killed on this machine; of others nothing is known."""
+    name = re.compile(re.escape(f"{directory.name}.partial-{platform.node()}-") + r"(\d+)")
+    beside = directory.parent.iterdir() if directory.parent.is_dir() else ()
+    for path in [path for path in beside if path.is_dir() and not path.is_symlink()]:
+        if (found := name.fullmatch(path.name)) and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(path)
+
+
 def check_free(directory: Path) -> None:
     """Refuse a place where something is.
 
@@ -147,20 +160,40 @@ def check_free(directory: Path) -> None:
         raise RecipeError(f"{directory} is there already, and nothing is overwritten: name another directory")
 
 
+def holds(directory: Path, found: Found) -> bool:
+    """Whether ``directory`` is an export of this result: its card says so, and its files are those of the result.
+
+    The card may have been edited, and other files may lie beside.
+    """
+    written = directory / CARD
+    if not written.is_file() or result_row(found.done) not in written.read_text(encoding="utf-8").splitlines():
+        return False
+    return all(_is_whole(directory / record.path, record) for record in _files(found))
+
+
+def _files(found: Found) -> list[FileRecord]:
+    """What of the result is exported."""
+    return [record for record in found.done.manifest if any(fnmatch.fnmatch(record.path, pattern) for pattern in FILES)]
+
+
+def _is_whole(path: Path, record: FileRecord) -> bool:
+    if not path.is_file() or path.stat().st_size != record.size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+
+
 def _copy(found: Found, directory: Path) -> None:
-    for record in found.done.manifest:
-        if not any(fnmatch.fnmatch(record.path, pattern) for pattern in FILES):
-            continue
+    for record in _files(found):
         target = directory / record.path
         target.parent.mkdir(parents=True, exist_ok=True)
         with durable.disk_full_explained(f"copying {record.path}", directory):
             shutil.copyfile(found.entry.out / record.path, target)
-        with target.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-                raise PipelineError(
-                    f"{found.entry.out / record.path} is not what was published: make it anew with "
-                    f"`pipeline run RECIPE --force {found.stage.name}`"
-                )
+        if not _is_whole(target, record):
+            raise PipelineError(
+                f"{found.entry.out / record.path} is not what was published: make it anew with "
+                f"`pipeline run RECIPE --force {found.stage.name}`"
+            )
 
 
 def _evaluations(found: Found) -> list[Evaluated]:
@@ -183,6 +216,12 @@ def _machine(found: Found) -> dict[str, Any]:
     return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
 
 
+def _written(found: Found) -> str:
+    """The recipe as its author wrote it; where that is gone, as the run keeps it."""
+    kept = found.plan.run_directory / "recipe.yaml"
+    return kept.read_text(encoding="utf-8") if kept.is_file() else found.plan.recipe.text
+
+
 def _check_loads(directory: Path) -> None:
     from stages.reload_check import differences, inspect_in_fresh_process
 
@@ -192,23 +231,6 @@ def _check_loads(directory: Path) -> None:
         raise PipelineError(f"the copy does not load: {error.stderr.strip().splitlines()[-1]}") from None
     if problems:
         raise PipelineError(f"the copy loads, but {'; '.join(problems)}")
-
-
-def check_repository(name: str) -> None:
-    """Refuse what the hub cannot have as the name of a repository.
-
-    Raises:
-        RecipeError: it is not ``ORG/NAME``.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise RecipeError(f"--push {name}: {error}") from None
-    if name.count("/") != 1:
-        raise RecipeError(f"--push {name}: expected ORG/NAME")
 
 
 def converter() -> list[str]:
@@ -238,34 +260,3 @@ def write_gguf(command: list[str], directory: Path) -> Path:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
         raise PipelineError(f"{directory} is complete, but the conversion to GGUF failed:\n{last}")
     return file
-
-
-def push(directory: Path, repository: str, *, public: bool) -> str:
-    """Upload an exported model to a new repository of the hub; returns its address.
-
-    Raises:
-        PipelineError: the hub refuses, cannot be reached, or has such a repository.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = HfApi()
-    try:
-        address = api.create_repo(repository, private=not public, exist_ok=False)
-        api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Upload with tokenferry")
-    except HfHubHTTPError as error:
-        raise PipelineError(
-            f"{directory} is complete, but the hub refused {repository}: {str(error).splitlines()[0]}\nLog in with "
-            "`hf auth login`; a repository that is there already is never written to. To upload what is complete:\n  "
-            f"{_upload_command(directory, repository, public=public)}"
-        ) from None
-    except Exception as error:  # the hub's library changes its HTTP library, and with it its errors, between versions
-        raise PipelineError(
-            f"{directory} is complete, but pushing it to {repository} failed: {type(error).__name__}: {error}\n"
-            f"To upload it later:\n  {_upload_command(directory, repository, public=public)}"
-        ) from error
-    return str(address)
-
-
-def _upload_command(directory: Path, repository: str, *, public: bool) -> str:
-    return shlex.join(["hf", "upload", repository, str(directory), *([] if public else ["--private"])])

@@ -17,7 +17,9 @@ from typing import Any
 import yaml
 
 from pipeline.plan import Plan, PlannedStage
+from pipeline.reading.yaml_source import as_yaml
 from pipeline.recipe import Recipe, StageSpec
+from pipeline.sharing.written_paths import as_written
 from pipeline.store import Done
 from pipeline.views.listing import first_sentence
 from stages import load_stage
@@ -51,6 +53,7 @@ def card(
     done: Done,
     evaluations: Sequence[Evaluated],
     machine: Mapping[str, Any],
+    written: str,
 ) -> str:
     """The text of README.md.
 
@@ -60,8 +63,9 @@ def card(
         done: what is recorded of its result.
         evaluations: those that the model took part in.
         machine: what its attempt recorded of where it ran (``env.json``); empty where that is gone.
+        written: the recipe as its author wrote it.
     """
-    recipe = plan.recipe
+    recipe = as_written(plan.recipe, written)
     chain = _lineage(recipe, stage.name)
     parts = [
         f"---\n{yaml.safe_dump(_metadata(recipe, chain), sort_keys=False, allow_unicode=True)}---\n",
@@ -73,7 +77,7 @@ def card(
         "## Reproducing it\n",
         _provenance(stage, done, machine),
         "The recipe, with all defaults:\n",
-        _code(yaml.safe_dump(_published(recipe), sort_keys=False, allow_unicode=True)),
+        _code(as_yaml(_published(recipe))),
     ]
     return "\n".join(parts)
 
@@ -190,11 +194,23 @@ def _provenance(stage: PlannedStage, done: Done, machine: Mapping[str, Any]) -> 
     if "gpus" in machine:
         rows["GPUs"] = ", ".join(machine["gpus"]) or "none"
     lines = [f"Stage `{stage.name}` (`{stage.uses}`) of tokenferry.\n"]
-    return "\n".join([*lines, "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""])
+    return "\n".join([*lines, "| | |", "|---|---|", *(_row(name, value) for name, value in rows.items()), ""])
+
+
+def _row(name: str, value: str) -> str:
+    return f"| {name} | {value} |"
+
+
+def result_row(done: Done) -> str:
+    """The line of a card that says which result the model is."""
+    return _row("result", done.result_id)
 
 
 def _published(recipe: Recipe) -> Any:
-    """The resolved recipe without secrets, and without where files lie on the machine that ran it."""
+    """The resolved recipe without secrets, and without where files lie on the machine that ran it.
+
+    What was written relative to the recipe stays, so that it finds its files where somebody lays them out again.
+    """
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -240,9 +256,9 @@ def _hub_name(recipe: Recipe, config: Any) -> str | None:
 
 
 def _shown(recipe: Recipe, text: str) -> str:
-    """A reference as others may read it: of a local path only its last part."""
+    """A reference as others may read it: of an absolute path only its last part."""
     found = _reference(recipe, text)
-    return found.path.name if isinstance(found, LocalReference) else text
+    return found.path.name if isinstance(found, LocalReference) and Path(text).is_absolute() else text
 
 
 def _reference(recipe: Recipe, text: str) -> Any:

@@ -9,9 +9,13 @@ from typing import Any
 
 from pipeline.errors import RecipeError
 from pipeline.starting.held_out import split
+from pipeline.views.display import counted
 from stages.document_sets import DocumentSet, set_files
 from stages.documents import DocumentProblem, holds_records, read_records, without_compression
 from stages.references import HubReference, LocalReference, ReferenceProblem, parse
+
+ENOUGH_HELD_OUT = 10
+"""With fewer held-out documents the intervals of differences are too wide to tell models apart that are alike."""
 
 Set = dict[str, Any]
 """A document set as a recipe has it."""
@@ -52,7 +56,7 @@ def hold_out(sets: Sequence[Set], train: Sequence[Set], held_out: Sequence[Set],
     """Divide each of ``sets`` into its two parts; paths are relative to ``directory``.
 
     Returns:
-        A line on each.
+        A line on each, and a note on those of which little is held out.
 
     Raises:
         RecipeError: one cannot be divided, or a file is there already; then none was written.
@@ -70,7 +74,12 @@ def hold_out(sets: Sequence[Set], train: Sequence[Set], held_out: Sequence[Set],
                 file.unlink()
             raise RecipeError(str(error)) from None
         written += files
-        lines.append(f"{each['name']}: {counts[0]:,} documents to train on, {counts[1]:,} held out")
+        lines.append(f"{each['name']}: {counted(counts[0], 'document')} to train on, {counts[1]:,} held out")
+        if counts[1] < ENOUGH_HELD_OUT:
+            lines.append(
+                f"note: {each['name']}: with fewer than {ENOUGH_HELD_OUT} held-out documents the intervals are wide, "
+                "and only great differences stand out: give more text, or held-out text with --eval"
+            )
     return lines
 
 

@@ -160,12 +160,25 @@ _DISTILL_OPTIONS = """\
 """
 
 _EVALUATE = """\
+  # Is it the teacher, or just the text? A control learns the same text in as many steps without a teacher. To have one,
+  # take the marks off this block and of `control` in `evaluate`, and name it there under `needs`.
+  # control:
+  #   uses: distill
+  #   needs: [init]
+  #   losses: [cross_entropy]
+  #   steps: ${{stages.distill.steps}}
+  #   batch_windows: ${{stages.distill.batch_windows}}
+  #   window_tokens: ${{stages.distill.window_tokens}}
+  #   learning_rate: ${{stages.distill.learning_rate}}
+  #   warmup_steps: ${{stages.distill.warmup_steps}}
+  #   log_every: ${{stages.distill.log_every}}
   evaluate:  # runs/NAME/stages/evaluate/out/report.html: bits per byte, nats to the teacher, samples side by side
     uses: evaluate
-    needs: [init, distill]
+    needs: [init, distill]  # with the control: [init, distill, control]
+    # control: control
     initial: init
     trained_domains: {domains}
-    max_documents: 3        # of each domain; 20 or more for intervals to rely on
+    max_documents: 6        # of each domain, the fewest for intervals; to rely on them, 20 or more
     generation: {{prompts: 1, max_bytes: 80}}
 """
 
@@ -240,10 +253,10 @@ _STOCHASTOK = """\
     log_every: 1
   evaluate:  # runs/NAME/stages/evaluate/out/report.html
     uses: evaluate
-    needs: [base, control, stochastok]
+    needs: [control, stochastok]  # beside the model as it was, which the report calls `teacher`
     control: control
     trained_domains: {domains}
-    max_documents: 3        # of each domain; 20 or more for intervals to rely on
+    max_documents: 6        # of each domain, the fewest for intervals; to rely on them, 20 or more
     suites: {{langgame: {{items: 46}}}}  # questions about the letters of words, two of each of the 23 kinds
 """
 

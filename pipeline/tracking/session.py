@@ -97,7 +97,7 @@ class Session:
 
     def __init__(self, run: TrackedRun, uri: str, tags: Mapping[str, str], *, started: int | None = None) -> None:
         """Find the parent run, or make it with ``tags``; ``started`` in milliseconds since the epoch (now)."""
-        self._client = _connect(uri)
+        self._client = connect(uri)
         self.sent: Counter[str] = Counter()
         self._experiment = self._find_experiment(run.experiment, uri)
         found = self.find(f"tags.plan_key = '{run.plan_key}'", limit=1)
@@ -236,7 +236,7 @@ def curve_points(records: Sequence[Mapping[str, Any]], last: Mapping[str, int]) 
     ]
 
 
-def _connect(uri: str) -> Any:
+def connect(uri: str) -> Any:
     """An ``MlflowClient``; makes the directory of a database in a file."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.tracking import MlflowClient

@@ -20,6 +20,9 @@ class Display(Protocol):
     def progress(self, stage: str, text: str) -> None:
         """How far a stage is, in its own words."""
 
+    def stopping(self, stage: str) -> None:
+        """A stage was asked to save and to stop."""
+
     def still(self, stage: str, seconds: float, text: str) -> None:
         """A stage is at work since so many seconds, and has said nothing new for some; ``text`` was the last."""
 
@@ -38,9 +41,23 @@ class Lines:
         """With the name of the stage."""
         self.out(f"{stage}: {text}")
 
+    def stopping(self, stage: str) -> None:
+        """What a second Ctrl-C does."""
+        self.out(stopping_line(stage))
+
     def still(self, stage: str, seconds: float, text: str) -> None:
         """With the name of the stage and how long it is at work."""
         self.out(f"{stage}: {duration(seconds)}, {text}")
+
+
+def stopping_line(stage: str) -> str:
+    """What a person should know while a stage saves."""
+    return f"{stage}: saving, Ctrl-C again to kill"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 document``, ``1,200 documents``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:

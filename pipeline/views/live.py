@@ -18,7 +18,7 @@ from rich.text import Text
 
 from pipeline.estimates import Estimate
 from pipeline.plan import Plan
-from pipeline.views.display import Display, Mode, duration
+from pipeline.views.display import Display, Mode, duration, stopping_line
 from pipeline.views.plain import Following, PlainView
 from pipeline.views.progress import Follower, StageProgress, is_remark, printable
 
@@ -77,6 +77,7 @@ class LiveView:
         self._follower, self._console, self._verbose, self._now = follower, console, verbose, now
         self._began = now()
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._key = "Ctrl-C saves and stops"
         # transient: what stays on the terminal afterwards are the milestones; no thread of its own: ours draws it
         self._live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
         self._following = Following(self._look)
@@ -103,6 +104,11 @@ class LiveView:
             self._print(shown)
         else:
             self._lines.append(shown)
+
+    def stopping(self, stage: str) -> None:
+        """Stays on the terminal, and the picture says what another Ctrl-C does."""
+        self._key = "saving, Ctrl-C again kills"
+        self.line(stopping_line(stage))
 
     def still(self, stage: str, seconds: float, text: str) -> None:
         """The picture shows that."""
@@ -171,7 +177,7 @@ class LiveView:
         done = sum(stage.is_done for stage in stages)
         more = f", {hidden} not shown" if hidden else ""
         elapsed = duration(self._now() - self._began)
-        return _one_row(f"{done} of {len(stages)} stages done{more}  {elapsed}  Ctrl-C saves and stops", style="bold")
+        return _one_row(f"{done} of {len(stages)} stages done{more}  {elapsed}  {self._key}", style="bold")
 
 
 def _one_row(text: str, style: str) -> Text:

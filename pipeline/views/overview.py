@@ -54,6 +54,16 @@ def keep(plan: Plan) -> None:
     durable.write_json(plan.run_directory / KEPT, _places(plan))
 
 
+def left_behind(plan: Plan) -> list[str]:
+    """The stages of which the run has finished results that ``plan`` does not ask for."""
+    store, wanted = plan.runs / "store", _places(plan)
+    return [
+        stage
+        for stage, place in (kept_places(plan.run_directory) or {}).items()
+        if place != wanted.get(stage) and (store / place / "DONE.json").is_file()
+    ]
+
+
 def _places(plan: Plan) -> dict[str, str]:
     """Stage -> its entry, relative to the store."""
     store = Store(Path())

@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import IO
 
-from pipeline.views.display import clock, duration
+from pipeline.views.display import clock, duration, stopping_line
 from pipeline.views.progress import Follower, Pace, is_remark, printable, share_of
 
 PLAIN_SECONDS = 10.0
 """Of one stage, lines that count its progress are at least so far apart."""
+
+STILL_SECONDS = 60.0
+"""A stage of which nothing new is known is said to live at least so far apart."""
 
 _LOOK_SECONDS = 0.25
 
@@ -60,7 +63,8 @@ class PlainView:
         self._stages, self._file, self._quiet, self._now = follower.stages, file, quiet, now
         self._following = Following(lambda: self._show_chatter(follower.poll())) if verbose else None
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
-        self._shown: dict[str, float] = {}
+        self._counted: dict[str, float] = {}  # stage -> when a line was written that counts, or says that it lives
+        self._written: dict[str, tuple[float, str]] = {}  # stage -> when a line was written, and the stage's own words
         self._writing = threading.Lock()  # stages may run side by side, each watched by a thread
 
     def __enter__(self) -> PlainView:
@@ -81,22 +85,32 @@ class PlainView:
 
     def progress(self, stage: str, text: str) -> None:
         """A line that counts is shown now and then, and when all is done; others at once."""
+        now, share = self._now(), share_of(text)
         if is_remark(text):
+            self._written[stage] = (now, text)
             self._write(f"{stage}: {printable(text)}")
             return
-        now, share = self._now(), share_of(text)
         self._paces[stage].update(text, now)
         counting = share is not None and share < 1
-        if self._quiet or (counting and now - self._shown.get(stage, -math.inf) < PLAIN_SECONDS):
+        if self._quiet or (counting and now - self._counted.get(stage, -math.inf) < PLAIN_SECONDS):
             return
         if counting:
-            self._shown[stage] = now
+            self._counted[stage] = now
+        self._written[stage] = (now, text)
         self._write(f"{stage}: {printable(text)}{self._eta(stage, text)}")
 
+    def stopping(self, stage: str) -> None:
+        """Shown unless the view is quiet."""
+        self.line(stopping_line(stage))
+
     def still(self, stage: str, seconds: float, text: str) -> None:
-        """Shown, so that a person sees that it lives."""
-        if self._quiet:
+        """Shown now and then, so that a person sees that it lives; sooner if ``text`` was left out when it came."""
+        now = self._now()
+        written, words = self._written.get(stage, (-math.inf, ""))
+        if self._quiet or now - written < (STILL_SECONDS if words == text else PLAIN_SECONDS):
             return
+        self._counted[stage] = now
+        self._written[stage] = (now, text)
         expected = self._stages[stage].expected
         known = self._eta(stage, text)
         if not known and expected is not None and expected > seconds:

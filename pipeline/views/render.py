@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.estimates import Estimate
 from pipeline.plan import Action, Plan, PlannedStage, State
+from pipeline.reading.notes import notes
 from pipeline.reading.problems import Location, dotted, leaves
 from pipeline.reading.yaml_source import Origin
 from pipeline.recipe import Recipe
@@ -87,6 +88,7 @@ def plan_json(plan: Plan, expected: Mapping[str, Estimate]) -> dict[str, Any]:
             }
             for stage in plan.stages
         ],
+        "notes": notes(plan.recipe),
     }
 
 
@@ -217,7 +219,9 @@ def run_summary(plan: Plan) -> list[str]:
     lines = []
     if reports:
         lines += ["", (output_directory(plan, reports[-1]) / "table.txt").read_text(encoding="utf-8").rstrip(), ""]
-    lines += _listing("models", plan, models) + _listing("reports", plan, reports)
+    pages = {name: output_directory(plan, name) / "report.html" for name in reports}
+    lines += _listing("models", {name: output_directory(plan, name) for name in models})
+    lines += _listing("reports", {name: page if page.is_file() else page.parent for name, page in pages.items()})
     return lines
 
 
@@ -226,6 +230,6 @@ def output_directory(plan: Plan, name: str) -> Path:
     return plan.run_directory / "stages" / name / "out"
 
 
-def _listing(title: str, plan: Plan, names: Sequence[str]) -> list[str]:
-    width = max(map(len, names), default=0)
-    return [f"{title}:", *(f"  {name:<{width}}  {output_directory(plan, name)}" for name in names)] if names else []
+def _listing(title: str, places: Mapping[str, Path]) -> list[str]:
+    width = max(map(len, places), default=0)
+    return [f"{title}:", *(f"  {name:<{width}}  {place}" for name, place in places.items())] if places else []

@@ -175,5 +175,5 @@ def _costs(measures: Mapping[str, Measure], positions: int | None) -> dict[str, 
         costs["context"] = Measure(positions)
         if (size := measures.get("bytes per token")) is not None:
             ends = (None if value is None else positions * value for value in (size.low, size.high))
-            costs["context of text"] = Measure(positions * size.value, *ends)
+            costs["context of text"] = Measure(positions * size.value, *ends, size.too_few)
     return costs

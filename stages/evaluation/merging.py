@@ -28,7 +28,8 @@ def merge(reports: Mapping[str, Report], title: str, documents: Mapping[str, str
 
     A row that is the same in every run that has it, such as the teacher or a shared initial model, keeps its name;
     every other row is called ``<run>/<row>``. Where runs measured in different ways, a section says so in a warning,
-    and its tables are marked ``"comparable": false``: none of their rows is the best.
+    and its tables are marked ``"comparable": false``: none of their rows is the best. A column that each run measures
+    from rows of its own, as the gap closed since the initial model, is marked so alone.
 
     Args:
         reports: run -> the content of its ``report.json``.
@@ -95,6 +96,10 @@ def _renamed(report: Report, name: Rename) -> dict[str, Any]:
         tables = [
             table
             | {
+                "columns": [
+                    {**column, "measured_from": [name(row) for row in column.get("measured_from", ())]}
+                    for column in table["columns"]
+                ],
                 "rows": keys(table["rows"]),
                 "differences": {name(ref): keys(rows) for ref, rows in table["differences"].items()},
             }
@@ -121,12 +126,13 @@ def _merged_sections(by_run: Mapping[str, Mapping[str, Any]], documents: Mapping
     sections = list(by_run.values())
     facts = {run: section["facts"] for run, section in by_run.items()}
     differing, comparable = _measured_differently(facts, documents)
+    tables = [_merged_tables(of_title) for of_title in _grouped(sections, "tables", ("title",))]
+    differing += _columns_apart(tables)
     merged: dict[str, Any] = {
         **sections[0],
         "tables": [
-            _merged_tables(tables)
-            | ({} if comparable else {"title": f"{tables[0]['title']} ({_APART})", "comparable": False})
-            for tables in _grouped(sections, "tables", ("title",))
+            table if comparable else table | {"title": f"{table['title']} ({_APART})", "comparable": False}
+            for table in tables
         ],
         "skipped": list({json.dumps(entry): entry for s in sections for entry in s["skipped"]}.values()),
         "warnings": list(dict.fromkeys([*differing, *(line for section in sections for line in section["warnings"])])),
@@ -186,12 +192,31 @@ def _merged_tables(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     references = dict.fromkeys(reference for table in tables for reference in table["differences"])
     return {
         **tables[0],
-        "columns": list({column["name"]: column for table in tables for column in table["columns"]}.values()),
+        "columns": [_merged_columns(columns) for columns in _grouped(tables, "columns", ("name",))],
         "rows": _joined(table["rows"] for table in tables),
         "differences": {
             reference: _joined(table["differences"].get(reference, {}) for table in tables) for reference in references
         },
     }
+
+
+def _merged_columns(columns: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The columns of one name of all runs."""
+    measured_from = [column["measured_from"] for column in columns]
+    if all(rows == measured_from[0] for rows in measured_from):
+        return columns[-1]
+    rows = list(dict.fromkeys(row for of_run in measured_from for row in of_run))
+    return {**columns[-1], "note": "NOT COMPARABLE", "comparable": False, "measured_from": rows}
+
+
+def _columns_apart(tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
+        f"{column['name']} is {_APART}, so none of it is marked as the best: it is measured from rows that differ, "
+        f"{', '.join(column['measured_from'])}"
+        for table in tables
+        for column in table["columns"]
+        if not column.get("comparable", True)
+    ]
 
 
 def _grouped(sections: Sequence[Mapping[str, Any]], kind: str, same: Sequence[str]) -> list[list[Mapping[str, Any]]]:

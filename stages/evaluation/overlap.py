@@ -79,8 +79,8 @@ def find_overlap(
             in_words.look_in(run)
         count, size = count + 1, size + len(data)
         if count % DOCUMENTS_BETWEEN_PROGRESS == 0:
-            progress(f"evaluate: compared with {count:,} training documents so far")
-    progress(f"evaluate: compared with {count:,} training documents of {size:,} bytes")
+            progress(f"compared with {count:,} training documents so far")
+    progress(f"compared with {count:,} training documents of {size:,} bytes")
     findings = []
     for place, (document, text) in enumerate(zip(documents, texts, strict=True)):
         total = len(text.encode())

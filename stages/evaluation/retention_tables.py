@@ -32,7 +32,8 @@ def tables(report: Report) -> tuple[Table, ...]:
     columns = [Column("tokens per byte", better="lower")]
     if report.initial is not None:
         more["gap closed"] = lambda model: None if model.gap_closed_mean is None else 100 * model.gap_closed_mean
-        columns.insert(0, Column("gap closed", "%", better="higher", digits=0))
+        ends = (report.initial, TEACHER)
+        columns.insert(0, Column("gap closed", "%", better="higher", digits=0, measured_from=ends))
     rows = {
         model.name: {
             **bits.rows[model.name],

@@ -119,7 +119,7 @@ def evaluate(
             f"{entry.what} of {entry.model}: {entry.why}" for found in skipped.values() for entry in found
         )
         raise StageError(f"nothing could be measured of any model: {reasons}")
-    ctx.progress("evaluate: writing the report")
+    ctx.progress("writing the report")
     reports = [
         *first,
         *(_report(section, results[section.name], skipped[section.name]) for section in sections),
@@ -192,11 +192,11 @@ def _ask_all(
     kept = {section.name: ctx.work / f"{section.name}-{model.name}.json" for section in sections}
     checks = ctx.work / f"{PREFLIGHT}-{model.name}.json"
     if checks.exists() and all(file.exists() for file in kept.values()):
-        ctx.progress(f"evaluate: {label}, done by an earlier attempt")
+        ctx.progress(f"{label}, done by an earlier attempt")
     elif ctx.should_stop():
         raise StageInterrupted(f"evaluate: stopped before {label}; what is finished is kept")
     else:
-        ctx.progress(f"evaluate: {label}, loading")
+        ctx.progress(f"{label}, loading")
     if not checks.exists():
         _keep(checks, model.examine(documents).to_json())
     preflight = Preflight.from_json(_read(checks))
@@ -241,7 +241,7 @@ def _watch(ctx: StageContext, label: str) -> Watch:
         if ctx.should_stop():
             raise StageInterrupted(f"evaluate: stopped at {label}; what is finished is kept")
         if time.monotonic() - last >= SECONDS_BETWEEN_PROGRESS:
-            ctx.progress(f"evaluate: {label}, {share:.0%}")
+            ctx.progress(f"{label}, {share:.0%}")
             last = time.monotonic()
 
     return report
@@ -293,6 +293,6 @@ def _write(
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
         for line in report.warnings:
-            ctx.progress(f"evaluate: WARNING: {line}")
+            ctx.progress(f"WARNING: {line}")
         if report.skipped:
-            ctx.progress(f"evaluate: {report.name}: {len(report.skipped)} entries skipped; the report lists them")
+            ctx.progress(f"{report.name}: {len(report.skipped)} entries skipped; the report lists them")

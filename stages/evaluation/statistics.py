@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
-from stages.evaluation.sections import Measure
+from stages.evaluation.sections import FEWEST, Measure
 
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 0
+CONFIDENCE = 0.95
 Sides = Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]
 """Row name -> column name -> numerators and denominators of a ratio, one each for every document or item."""
 DRAWS_BLOCK = 1 << 20
@@ -76,8 +78,9 @@ def summarise(scores: Sequence[DocumentScore]) -> DomainResult:
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Measure:
     """Σ numerators / Σ denominators over documents or items, with a 95 % bootstrap interval.
 
-    What is resampled is the document or item, because what lies within one is not independent. One alone has no
-    interval, and so has a measure of which a resample could have nothing in its denominator.
+    What is resampled is the document or item, because what lies within one is not independent. Fewer than ``FEWEST``
+    have no interval, which ``too_few`` says; nor has a measure of which a resample could have nothing in its
+    denominator.
     """
     return _resampled([(numerators, denominators)], lambda own: own)
 
@@ -125,7 +128,9 @@ def _resampled(sides: Sequence[tuple[Sequence[float], Sequence[float]]], combine
     if any(len(array) != count for array in arrays):
         raise ValueError(f"paired sides have {[len(array) for array in arrays]} entries")
     value = float(combine(*(math.fsum(left) / math.fsum(right) for left, right in sides)))
-    if count < 2 or any((array == 0).any() for array in arrays[1::2]):
+    if count < FEWEST:
+        return Measure(value, too_few=count)
+    if any((array == 0).any() for array in arrays[1::2]):
         return Measure(value)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     sums = np.empty((len(arrays), RESAMPLES))
@@ -134,8 +139,19 @@ def _resampled(sides: Sequence[tuple[Sequence[float], Sequence[float]]], combine
         draws = rng.integers(count, size=(min(block, RESAMPLES - start), count))
         for index, array in enumerate(arrays):
             sums[index, start : start + block] = array[draws].sum(axis=1)
-    low, high = np.quantile(combine(*(sums[::2] / sums[1::2])), [0.025, 0.975])
+    tail = _tail(count)
+    low, high = np.quantile(combine(*(sums[::2] / sums[1::2])), [tail, 1 - tail])
     return Measure(value, float(low), float(high))
+
+
+def _tail(count: int) -> float:
+    """Share of the resamples that lies beyond each end of a 95 % interval: 0.0086 for 10 documents, 0.025 for many.
+
+    The spread of resamples is too small by √((n - 1) / n), and its shape that of a known instead of an estimated
+    variance; this quantile makes up for both: the expanded percentile interval of Hesterberg (2015), "What Teachers
+    Should Know About the Bootstrap".
+    """
+    return float(ndtr(math.sqrt(count / (count - 1)) * stdtrit(count - 1, (1 - CONFIDENCE) / 2)))
 
 
 def gap_closed(

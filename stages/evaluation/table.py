@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stages.evaluation.page.tables import Cell, section_rows
+from stages.evaluation.page.tables import Cell, section_rows, without_interval
 
 WIDER_THAN_ANY_TABLE = 1000
 """rich would wrap cells to the width of its console; a file has none."""
@@ -40,6 +40,8 @@ def render(report: Mapping[str, Any]) -> str:
 def _section(section: Mapping[str, Any]) -> Iterator[str]:
     for table in section["tables"]:
         yield _table(table)
+        if note := without_interval(table):
+            yield textwrap.fill(note, LINE, initial_indent=" ", subsequent_indent=" ")
         yield ""
     yield textwrap.fill(f"{section['title']}. {section['about']}", LINE, subsequent_indent="  ")
     for line in section["warnings"]:

@@ -56,7 +56,7 @@ def import_scores(ctx: StageContext) -> None:
         "documents": sum(shard.documents for shard in manifest.shards),
         "tokens": sum(shard.entries for shard in manifest.shards),
     }
-    line = "import-scores: {documents:,} documents, {tokens:,} tokens".format(**metrics)
+    line = "{documents:,} documents, {tokens:,} tokens".format(**metrics)
     if unseen_tokens:
         metrics["unseen_mass"] = unseen_mass / unseen_tokens
         line += f"; tokens that were not returned have {metrics['unseen_mass']:.2%} of the probability"

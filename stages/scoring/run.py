@@ -57,7 +57,7 @@ def score_documents(ctx: StageContext) -> None:
     mine = work[ctx.rank :: ctx.world_size]
     todo = [each for each in mine if finished(root, each.name) is None]
     if len(todo) < len(mine):
-        ctx.progress(f"score: {len(mine) - len(todo):,} of this process's {len(mine):,} shards were finished before")
+        ctx.progress(f"{len(mine) - len(todo):,} of this process's {len(mine):,} shards were finished before")
     reader = _reader(ctx)
     model, layout = _load_teacher(ctx, reader.view)
     progress = _Progress(ctx, sum(each.bytes for each in todo))
@@ -72,7 +72,7 @@ def score_documents(ctx: StageContext) -> None:
         _wait_for_all(ctx, root, work)
         manifest = _publish(ctx, root, work, reader, model, layout)
         entries = sum(shard.entries for shard in manifest.shards)
-        ctx.progress(f"score: {len(documents):,} documents, {entries:,} tokens")
+        ctx.progress(f"{len(documents):,} documents, {entries:,} tokens")
 
 
 def plan_shards(documents: Sequence[Document], shard_bytes: int) -> list[Work]:
@@ -98,7 +98,7 @@ def _shard_directory(ctx: StageContext, work: Sequence[Work]) -> Path:
     if ctx.rank == 0:
         for other in (ctx.work / "shards").glob("*"):
             if other != root:
-                ctx.progress("score: shard_bytes changed, so finished shards do not fit: they are made anew")
+                ctx.progress("shard_bytes changed, so finished shards do not fit: they are made anew")
                 shutil.rmtree(other)
     return root
 
@@ -179,7 +179,7 @@ def _check_disk(ctx: StageContext, layout: Layout, texts: Sequence[TeacherText],
     tokens = sum(len(text.ids) for text in texts) * total / max(sample, 1)
     needed, free = int(tokens * layout.entry_bytes), shutil.disk_usage(ctx.work).free
     if ctx.rank == 0:
-        ctx.progress(f"score: about {tokens:,.0f} tokens, {layout.entry_bytes} bytes each: {needed / 1e9:.2f} GB")
+        ctx.progress(f"about {tokens:,.0f} tokens, {layout.entry_bytes} bytes each: {needed / 1e9:.2f} GB")
     if needed > free:
         raise StageError(
             f"the scores take about {needed / 1e9:.1f} GB, but the disk of {ctx.work} has {free / 1e9:.1f} GB left: "

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -110,3 +111,38 @@ def test_links_that_lead_out_of_the_store_are_not_followed(
     (folder / "runs" / "store" / "linked").symlink_to(outside.parent)
     assert main(["clean", "--yes"]) == 0
     assert (outside / "precious").exists()
+
+
+def test_a_run_leads_to_nothing_of_earlier_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even while it is brought up to date: an old evaluation beside a new model would mislead."""
+    (folder / "recipe.yaml").write_text(RECIPE.format(name="words", text="newer"))
+    capsys.readouterr()
+    assert main(["run", "recipe.yaml", "--until", "hello"]) == 0
+    note = (
+        "note: the results of hello, joined of earlier options or inputs stay in the store until `pipeline clean --yes`"
+    )
+    assert note in capsys.readouterr().out
+    run = folder / "runs" / "words"
+    assert (run / "stages" / "hello" / "out" / "text.txt").read_text() == "newer"
+    assert not (run / "stages" / "joined").exists()
+    assert (run / "earlier" / "joined" / "out" / "text.txt").read_text() == "new"
+    assert not os.path.isabs(os.readlink(run / "earlier" / "joined"))
+    assert main(["plan", "recipe.yaml"]) == 0
+    assert "upstream hello changed" in (said := capsys.readouterr().out), "what it had before is still known"
+    assert "note: the results of" not in said, "it is said once"
+    assert main(["clean", "--yes"]) == 0
+    assert (run / "earlier" / "joined" / "out" / "text.txt").exists(), "until there is a new one"
+    assert main(["run", "recipe.yaml"]) == 0
+    assert not (run / "earlier" / "joined").is_symlink()
+    assert main(["clean", "--yes"]) == 0
+    assert [path.read_text() for path in folder.glob("runs/store/join/*/out.*/text.txt")] == ["newer"]
+
+
+def test_the_note_is_about_results_that_are_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clean", "--yes"]) == 0
+    capsys.readouterr()
+    assert main(["plan", "recipe.yaml"]) == 0
+    assert main(["plan", "recipe.yaml", "--set", "name=other", "--set", "hello.text=x"]) == 0
+    assert "note: the results of" not in capsys.readouterr().out
+    assert main(["plan", "recipe.yaml", "--set", "hello.text=x"]) == 0
+    assert "note: the results of hello, joined of earlier" in capsys.readouterr().out

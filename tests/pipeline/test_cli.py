@@ -113,6 +113,23 @@ def test_a_run_from_nothing_to_up_to_date(folder):
     assert "pipeline run recipe.yaml" in failed.stderr
 
 
+def test_a_run_makes_as_many_as_the_plan_said(folder, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://x")
+    twins = ["--set", "stages.one.documents[0].weight=2"]
+    assert main(["run", "recipe.yaml", *twins]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 2 stages to run" in shown
+    assert "1 of 2 stages were run" in shown
+
+
+def test_the_bare_command_shows_what_there_is(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: pipeline")
+    assert "    run       bring a recipe up to date" in shown.err
+
+
 def test_a_second_run_is_refused(folder, capsys):
     with FileLock(folder / "runs" / "words" / "run.lock").acquire():
         assert main(["run", "recipe.yaml"]) == 4
@@ -122,7 +139,7 @@ def test_a_second_run_is_refused(folder, capsys):
 def test_plan_for_people_and_programs_say_the_same(folder, capsys):
     assert main(["plan", "recipe.yaml", "--set", "stages.one.documents[0].weight=2"]) == 0
     table = capsys.readouterr().out
-    assert "2 of 2 stages to run" in table
+    assert "note: two is the same work as one, which is done once\n1 of 2 stages to run" in table
     assert main(["plan", "recipe.yaml", "--set", "stages.one.documents[0].weight=2", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["schema_version"] == 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +23,10 @@ from pipeline.errors import PipelineError
 from pipeline.planner import make_plan
 from pipeline.reading.loading import load_recipe
 from pipeline.sharing import exporting
-from pipeline.sharing.exporting import push, write_gguf
+from pipeline.sharing.exporting import write_gguf
 from pipeline.sharing.model_card import _code
+from pipeline.sharing.pushing import push
+from pipeline.sharing.written_paths import as_written
 from pipeline.store import Store
 from stages.artifacts import Artifact, write_json
 
@@ -151,6 +155,42 @@ def test_the_card_says_nothing_of_the_machine(exported: Path, world: Path) -> No
     assert os.uname().nodename not in card
 
 
+def test_paths_that_are_relative_in_the_recipe_stay_so(world: Path, tmp_path: Path) -> None:
+    """Two files of one name, as ``pipeline init`` makes them, are told apart; what --set gave is cut."""
+    shutil.copytree(world / "runs", tmp_path / "runs", symlinks=True)
+    written = RECIPE.format(models="./../private").replace(
+        "{path: ./../private/held_out.txt}", "{path: /else/where.txt}"
+    )
+    (tmp_path / "runs" / "moved" / "recipe.yaml").write_text(written)
+    assert main(["export", "moved", "distill", str(tmp_path / "new"), "--runs", str(tmp_path / "runs")]) == 0
+    card = (tmp_path / "new" / "README.md").read_text(encoding="utf-8")
+    assert str(world) not in card
+    assert "* Base model: `./../private/teacher`" in card
+    assert "* Text: `./../private/text.txt`" in card
+    recipe = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert recipe["data"]["train"][0]["path"] == "./../private/text.txt"
+    assert recipe["data"]["eval"][0]["path"] == "held_out.txt"
+    assert recipe["models"]["student"]["tokenizer"]["file"] == "./../private/student"
+
+
+def test_the_longest_path_that_fits_is_the_one_that_was_meant(tmp_path: Path) -> None:
+    text = (
+        "data: {train: [{name: one, path: text.jsonl}, {name: two, path: a/text.jsonl}],"
+        " eval: [{path: ../b/text.jsonl}]}\n"
+    )
+    head = "name: x\nstages: {audit: {uses: audit}}\nmodels:\n"
+    models = "  teacher: {model: org/name}\n  student: {model: org/name, tokenizer: bytes}\n"
+    kept = tmp_path / "kept.yaml"
+    absolute = (
+        text.replace("path: ../", "path: /w/").replace("path: a", "path: /w/h/a").replace("path: t", "path: /w/h/t")
+    )
+    kept.write_text(head + models + absolute)
+    recipe = as_written(load_recipe(kept), head + models + text)
+    train, held_out = recipe.resolved["data"]["train"], recipe.resolved["data"]["eval"]
+    assert [each["path"] for each in (*train, *held_out)] == ["text.jsonl", "a/text.jsonl", "../b/text.jsonl"]
+    assert recipe.resolved["models"]["teacher"]["model"] == "org/name"
+
+
 def test_nothing_in_the_recipe_ends_its_place_in_the_card() -> None:
     assert _code("a: b\n") == "```yaml\na: b\n```\n"
     assert _code("a: '```` <b>'\n") == "`````yaml\na: '```` <b>'\n`````\n"
@@ -248,6 +288,26 @@ def test_who_is_told_to_stop_leaves_nothing_behind(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_killed_exports_left_goes_with_the_next(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, ended = platform.node(), subprocess.Popen(["true"])
+    ended.wait()
+    for left in (f"new.partial-{host}-{ended.pid}", f"new.partial-{host}-{os.getppid()}",
+                 f"new.partial-other-{ended.pid}", f"older.partial-{host}-{ended.pid}"):  # fmt: skip
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "model.safetensors").write_text("half")
+    assert main(["export", "moved", "distill", str(tmp_path / "new"), "--runs", str(world / "runs")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [
+            "new",
+            f"new.partial-{host}-{os.getppid()}",
+            f"new.partial-other-{ended.pid}",
+            f"older.partial-{host}-{ended.pid}",
+        ]
+    ), "only those that certainly nobody writes any more"
+
+
 def test_gguf_needs_its_converter(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -288,6 +348,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    Hub.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}")
@@ -306,6 +367,30 @@ def test_what_is_pushed_is_private_and_new(hub: type[Hub], tmp_path: Path) -> No
     assert path == "/api/repos/create"
     assert (body["name"], body["organization"]) == ("name", "org")
     assert body.get("private", False) or body.get("visibility") == "private"
+
+
+def test_a_push_that_failed_can_be_repeated(
+    home: Path, exported: Path, hub: type[Hub], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    (copy / "README.md").write_text((exported / "README.md").read_text(encoding="utf-8") + "\nLicence: MIT\n")
+    again = ["export", "moved", "distill", str(copy), "--push", "org/again"]
+    assert main(again) == 1
+    streams = capsys.readouterr()
+    assert f"{copy} is this model already, and is pushed as it is" in streams.err
+    assert "the hub refused org/again" in streams.err
+    assert hub.asked[-1][1]["name"] == "again"
+    assert (copy / "README.md").read_text(encoding="utf-8").endswith("\nLicence: MIT\n")
+    asked = len(hub.asked)
+    assert main(again[:4]) == 2, "without --push there is nothing to do with it"
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.write(b"x")
+    assert main(again) == 2
+    (copy / "README.md").unlink()
+    assert main(again) == 2
+    assert "is there already, and nothing is overwritten" in capsys.readouterr().err
+    assert len(hub.asked) == asked
 
 
 def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

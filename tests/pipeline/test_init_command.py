@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.cli import main
 from pipeline.reading.loading import load_recipe
 from pipeline.recipe import Recipe
-from pipeline.starting.held_out import split
+from pipeline.starting.held_out import held_out_of, split
 from pipeline.starting.starter import USES
 from stages.document_sets import DocumentSet
 
@@ -78,7 +79,7 @@ def test_models_that_are_named(folder: Path) -> None:
     assert names == ["alm", "cross_entropy"], "other layers cannot be compared with these"
 
 
-def test_a_tenth_is_held_out_and_none_of_it_trained_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_some_is_held_out_and_none_of_it_trained_on(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (folder / "story.txt").read_text()
     assert main(["init", "--train", "story.txt"]) == 0
     recipe = yaml.safe_load(Path("first.yaml").read_text())
@@ -90,11 +91,14 @@ def test_a_tenth_is_held_out_and_none_of_it_trained_on(folder: Path, capsys: pyt
         [json.loads(line)["text"] for line in Path(recipe["data"][part][0]["path"]).read_text().splitlines()]
         for part in ("train", "eval")
     )
-    assert f"story: {len(train)} documents to train on, {len(held_out)} held out" in capsys.readouterr().out
-    assert len(held_out) == (len(train) + len(held_out)) // 10 > 0
-    assert all(len(document.encode()) <= 4000 for document in train + held_out)
-    assert sorted(train + held_out, key=text.index) == [*train[:9], *held_out[:1], *train[9:]]
-    assert "".join(sorted(train + held_out, key=text.index)) == text
+    shown = capsys.readouterr().out
+    assert "story: 34 documents to train on, 6 held out\n" in shown
+    assert "note: story: with fewer than 10 held-out documents the intervals are wide" in shown
+    assert (len(train), len(held_out)) == (34, 6), "small texts are cut finer, and more than a tenth is held out"
+    assert all(len(document.encode()) <= 2000 for document in train + held_out)
+    in_order = sorted(train + held_out, key=text.index)
+    assert [in_order.index(document) for document in held_out] == [3, 10, 16, 23, 30, 36]
+    assert "".join(in_order) == text
 
 
 def test_records_and_conversations_are_recognised(folder: Path) -> None:
@@ -122,7 +126,7 @@ def test_text_of_the_hub_is_streamed(folder: Path) -> None:
     [
         ([], "what shall it train on?"),
         (["--train", "stroy.txt"], "stroy.txt: no such file or directory; did you mean story.txt"),
-        (["--train", "short.txt"], "has one document of at most 4000 bytes: name held-out text with --eval"),
+        (["--train", "short.txt"], "has one document of at most 2000 bytes: name held-out text with --eval"),
         (["--train", "empty.txt"], "empty.txt: the file is empty"),
         (["--train", "story.txt", "again/story.txt", "--eval", "short.txt"], "several files are called story"),
         (["--train", "other.jsonl"], "other.jsonl:1: the text is not in a field 'text'; say with --text which: body"),
@@ -191,6 +195,7 @@ def test_questions_are_asked_for_what_is_not_given(
     out = capsys.readouterr().out
     assert "there is no 'byteiffy' (did you mean 'byteify'?)" in out
     assert "Tokenizer that it shall get" not in out
+    assert "Files of text to train on (at least one): " in out, "brackets would promise an answer"
     assert made("asked").stages["sources/tokenizer"].config.tokenizer.bytes
 
 
@@ -236,4 +241,80 @@ def test_every_document_is_in_one_of_the_parts(count: int, tmp_path_factory: pyt
     ]
     assert counts == (len(parts[0]), len(parts[1]))
     assert sorted(parts[0] + parts[1]) == sorted(texts)
-    assert len(parts[1]) == max(1, count // 10)
+    assert len(parts[1]) == max(1, min(6, count // 4), count // 10)
+
+
+def test_what_is_held_out_is_spread_over_the_text() -> None:
+    assert held_out_of(2) == {1}
+    assert held_out_of(8) == {2, 6}
+    assert held_out_of(19) == {2, 7, 11, 16}
+    assert held_out_of(20) == {2, 6, 10, 14, 18}
+    assert held_out_of(100) == {5, 15, 25, 35, 45, 55, 65, 75, 85, 95}
+
+
+def test_both_kinds_of_text_of_one_file_are_held_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = ("Prose. " * 200, "code(); " * 200)
+    (folder / "two.txt").write_text("\n\n".join(kind for kind in kinds for _ in range(60)))
+    assert main(["init", "--train", "two.txt"]) == 0
+    assert "two: 108 documents to train on, 12 held out\ntwo" not in capsys.readouterr().out
+    held_out = [json.loads(line)["text"] for line in Path("first-data/eval/two.jsonl").read_text().splitlines()]
+    assert [text.count("Prose") > 0 for text in held_out].count(True) == len(held_out) / 2
+
+
+@pytest.mark.demo
+@pytest.mark.parametrize("use", ["transfer", "byteify", "distil"])
+def test_the_control_that_a_first_recipe_offers_is_the_same_training_without_a_teacher(folder: Path, use: str) -> None:
+    assert main(["init", "mine", "--use", use, "--train", "story.txt"]) == 0
+    before, marked, after = (folder / "mine.yaml").read_text().partition("  # control:\n")
+    block, evaluate, rest = (marked + after).partition("  evaluate:")
+    block = block.replace("  # ", "  ")
+    needs = "needs: [init, distill]  # with the control: [init, distill, control]"
+    assert needs in rest
+    rest = rest.replace(needs, "needs: [init, distill, control]").replace(
+        "    # control: control", "    control: control"
+    )
+    (folder / "mine.yaml").write_text(before + block + evaluate + rest)
+    assert main(["validate", "mine.yaml"]) == 0
+    recipe = load_recipe(folder / "mine.yaml", ["stages.distill.steps=77"])
+    control, distill = (recipe.stages[name].config.model_dump() for name in ("control", "distill"))
+    assert {name for name, value in distill.items() if control[name] != value} == {"losses"}
+    assert [entry.name for entry in recipe.stages["control"].config.losses] == ["cross_entropy"]
+    assert control["steps"] == 77
+    assert recipe.stages["evaluate"].config.control == "control"
+
+
+def test_no_model_is_evaluated_twice(folder: Path) -> None:
+    assert main(["init", "mine", "--use", "stochastok", "--train", "story.txt"]) == 0
+    assert made("mine").stages["evaluate"].inputs == {
+        "models": ("control", "stochastok"),
+        "teacher": ("sources/teacher",),
+        "documents": ("sources/eval",),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", USES)
+def test_what_each_use_writes_runs_to_its_end(
+    folder: Path,
+    use: str,
+    tiny_tokenizer_dirs: tuple[Path, Path],
+    tiny_model_dir: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--teacher", str(tiny_model_dir(tiny_tokenizer_dirs[0], seed=3))]
+    if use == "transfer":
+        words += ["--target-tokenizer", str(tiny_tokenizer_dirs[1])]
+    if use == "distil":
+        words += ["--student", str(tiny_model_dir(tiny_tokenizer_dirs[1], seed=4))]
+    assert main(["init", "mine", "--use", use, *words, "--train", "story.txt"]) == 0
+    trained = "stochastok" if use == "stochastok" else "distill"
+    options = ["--set", f"{trained}.steps=2", "--set", f"{trained}.warmup_steps=1"]
+    loose = [] if use == "stochastok" else ["--set", "align.digits=warn"]
+    assert main(["run", "mine.yaml", *options, *loose, "--progress", "plain"]) == 0, capfd.readouterr().err
+    shown = capfd.readouterr().out
+    report = Path("runs/mine/stages/evaluate/out/report.html")
+    assert report.is_file()
+    assert f"  {report}\n" in shown.replace("evaluate  ", "  ")
+    assert f"  runs/mine/stages/{trained}/out\n" in shown
+    assert " base " not in (report.parent / "table.txt").read_text(), "the model as it was has the row of the teacher"
+    assert "evaluate: evaluate:" not in shown

@@ -20,7 +20,7 @@ from pipeline.plan import Plan
 from pipeline.store import Store
 from pipeline.views.display import MODES, Lines
 from pipeline.views.live import LiveView, chosen, open_view
-from pipeline.views.plain import PLAIN_SECONDS, PlainView
+from pipeline.views.plain import PLAIN_SECONDS, STILL_SECONDS, PlainView
 from pipeline.views.progress import Follower, StageProgress
 
 RECIPE = """\
@@ -105,6 +105,43 @@ def test_a_stage_that_says_nothing_new_is_shown_to_live(plan: Plan) -> None:
     view.still("count", 75.0, "starting")
     view.still("say", 20.0, "starting")
     assert file.getvalue() == "count: 1 min 15 s, starting\nsay: 20.0 s, starting  ETA 1m10s by earlier runs\n"
+
+
+def test_slow_steps_are_shown_once_each(plan: Plan) -> None:
+    """As the runner speaks: every step, and every ten seconds that a stage is at work without a new one."""
+    clock = Clock()
+    view, file = plain(plan, clock)
+    for step in range(1, 5):
+        view.progress("count", f"step {step}/40")
+        clock.now += 10
+        view.still("count", 12.0 * step - 2, f"step {step}/40")
+        clock.now += 2
+    assert [line.partition("  ")[0] for line in file.getvalue().splitlines()] == [
+        f"count: step {step}/40" for step in range(1, 5)
+    ]
+
+
+def test_a_step_that_was_left_out_is_shown_when_nothing_follows_and_then_once_a_minute(plan: Plan) -> None:
+    clock = Clock()
+    view, file = plain(plan, clock)
+    view.progress("count", "step 1/40")
+    clock.now += 4
+    view.progress("count", "step 2/40")
+    for second in range(14, 150, 10):
+        clock.now = 1000 + second
+        view.still("count", second, "step 2/40")
+    assert (PLAIN_SECONDS, STILL_SECONDS) == (10, 60)
+    assert [line.partition("  ")[0] for line in file.getvalue().splitlines()] == [
+        "count: step 1/40",
+        *(f"count: {taken}, step 2/40" for taken in ("14.0 s", "1 min 14 s", "2 min 14 s")),
+    ]
+
+
+def test_after_ctrl_c_the_picture_says_what_another_one_does(plan: Plan) -> None:
+    view, _ = live(plan, Clock())
+    assert picture(view)[-1] == "0 of 3 stages done  0.0 s  Ctrl-C saves and stops"
+    view.stopping("count")
+    assert picture(view)[-1] == "0 of 3 stages done  0.0 s  saving, Ctrl-C again kills"
 
 
 def test_quiet_shows_warnings_alone(plan: Plan) -> None:

@@ -9,6 +9,10 @@ import toys
 
 from pipeline.cli import main
 from pipeline.nearest import did_you_mean, unknown_name
+from pipeline.reading.other_names import OTHER_NAMES, called_here
+from pipeline.recipe import Outline, Resources, StageHeader
+from pipeline.reference.schema import Section, section_of
+from stages import STAGES, load_stage
 
 RECIPE = """\
 name: words
@@ -47,6 +51,23 @@ OVERRIDES = {
     "distill.uses=distil": "(did you mean 'distill'?)",
     "distill.losses=[amll]": "(did you mean 'alm'?)",
     "distill.losses[0].almm.weight=2": "(did you mean 'alm'?)",
+    "distill.losses=[{ALM: {}}]": "--set: stages.distill.losses[0].ALM: unknown key (did you mean 'alm'?)",
+    "distill.losses=[{alm: 5}]": "losses[0].alm: should be a mapping, such as {weight: 1.0}, not 5",
+    "distill.losses=alm": "stages.distill.losses: should be a list, such as [alm], not 'alm'",
+    "distill.lr=1": "--set: stages.distill.lr: unknown key (called 'learning_rate' here)",
+    "distill.LR=1": "(called 'learning_rate' here)",
+    "distill.epochs=1": "(called 'steps' here: optimiser steps, not passes over the text)",
+    "distill.batch_size=1": "(called 'batch_windows' here: windows of window_tokens tokens a step, on all processes",
+    "distill.gradient-accumulation-steps=1": "(called 'micro_batch_windows' here",
+    "distill.max_seq_length=1": "(called 'window_tokens' here)",
+    "distill.zzz=1": "and 31 more, all in docs/reference.md)",
+    "models.teacher.model_name_or_path=x": "(called 'model' here)",
+    "data.train[0].text_field=x": "(called 'text' here)",
+    "resources.distill.nproc_per_node=2": "(called 'processes' here)",
+    "init.depends_on=[align]": "(called 'needs' here)",
+    "init.needs=align": "stages.init.needs: should be a list, such as [align], not 'align'",
+    "models.teacher=./a.txt": "models.teacher: should be a mapping, such as {model: ./a.txt}, not './a.txt'",
+    "data.train=./a.txt": "data.train: should be a list, such as [{path: ./a.txt}], not './a.txt'",
     "distill.combine=gradmg": "(did you mean 'gradmag'?)",
     "init.input.method=opm": "(did you mean 'omp'?)",
     "init.needs=[algin]": "(did you mean 'align'?)",
@@ -132,3 +153,28 @@ def test_what_is_near_and_what_is_not() -> None:
     assert did_you_mean("wieght", ["height", "weight"]) == " (did you mean 'weight'?)"
     assert did_you_mean("warmup", ["steps", "losses"]) == ""
     assert unknown_name("x", []) == " (known: none)"
+    assert did_you_mean("ALM", ["uld", "alm"]) == did_you_mean("alm", ["uld", "alm"]) == " (did you mean 'alm'?)"
+
+
+def test_of_many_known_names_the_nearest_are_listed() -> None:
+    few, many = [f"name{number}" for number in range(12)], [f"name{number}" for number in range(40)]
+    assert unknown_name("xyz", few) == f" (known: {', '.join(few)})"
+    answer = unknown_name("7", many, listed_in="the list")
+    assert answer.startswith(" (known: name7, name"), "the nearest first"
+    assert answer.endswith(" and 28 more, all in the list)")
+    assert unknown_name("7", many).endswith(" and 28 more)")
+
+
+def _keys(section: Section) -> set[str]:
+    return {option.name for option in section.options}.union(
+        *(_keys(inner) for option in section.options for inner in option.sections)
+    )
+
+
+def test_what_others_call_a_key_is_a_key_nowhere_it_is_answered() -> None:
+    sections = [Outline, StageHeader, Resources, *(load_stage(kind).Config for kind in STAGES)]
+    keys = set().union(*(_keys(section_of(model)) for model in sections))
+    assert OTHER_NAMES.keys() <= keys
+    others = [other for names in OTHER_NAMES.values() for other in names]
+    assert len(set(others)) == len(others)
+    assert called_here("lr", ["steps"]) == "", "this section has no such key"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -451,3 +452,32 @@ def test_the_code_digest_is_of_what_stages_run(tmp_path, monkeypatch):
     assert digest() == before
     (tmp_path / "losses/b.py").write_text("x = 2\n")
     assert digest() != before
+
+
+def test_only_code_that_we_keep_counts_as_changed(tmp_path, monkeypatch):
+    for file in ("stages/a.py", "README.md", ".gitignore"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("made/\n")
+    author = ("-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "first")):
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    commit, changed = provenance.git_state.__wrapped__()
+    assert (len(commit), changed) == (40, False)
+
+    def is_changed_by(file: str) -> bool:
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        before = path.read_text() if path.exists() else None
+        path.write_text("x = 2\n")
+        found = provenance.git_state.__wrapped__()[1]
+        path.unlink() if before is None else path.write_text(before)
+        return found
+
+    assert not is_changed_by("mine.yaml"), "a user's recipe"
+    assert not is_changed_by("mine-data/train.jsonl")
+    assert not is_changed_by("stages/notes.txt")
+    assert is_changed_by("stages/a.py")
+    assert is_changed_by("README.md"), "a tracked file"
+    assert is_changed_by("stages/new.py")
+    assert is_changed_by("pipeline/new.py")

@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import Field
 
 from pipeline.errors import RecipeError
 from pipeline.reading.loading import load_recipe
+from pipeline.reading.yaml_source import as_yaml, read_yaml
 from pipeline.recipe import Resources
 from stages import STAGES
 from stages.artifacts import DocumentsArtifact, ModelArtifact, ReportArtifact
@@ -198,13 +201,40 @@ def test_stages_take_the_seed_of_the_recipe_unless_they_set_one(load):
 
 
 def test_the_resolved_recipe_loads_to_the_same_stages(load):
-    import yaml
-
-    recipe = load()
-    again = load(yaml.safe_dump(dict(recipe.resolved)))
+    text = RECIPE.replace("weight: 2", r"weight: 2, name: 'a\${b}', text: '1e5'").replace("./teacher", r"'./\\\${x}'")
+    recipe = load(text)
+    assert recipe.stages["sources/teacher"].config.model == r"./\${x}"
+    assert recipe.stages["sources/train"].config.documents[0].name == "a${b}"
+    assert recipe.stages["sources/train"].config.documents[0].text == "1e5"
+    again = load(as_yaml(recipe.resolved))
     assert {name: spec.config for name, spec in again.stages.items()} == {
         name: spec.config for name, spec in recipe.stages.items()
     }
+
+
+_TEXT = st.text(st.sampled_from("ab.:${}\\'\" \n#1e-") | st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+_VALUES = st.dictionaries(
+    st.text("abc", min_size=1),
+    st.recursive(
+        _TEXT.filter(lambda text: text != "???")
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.booleans()
+        | st.none(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1), inner, max_size=3),
+        max_leaves=6,
+    ),
+    min_size=1,
+)
+
+
+@given(_VALUES)
+@example({"a": "${a}", "b": [r"\${a}", r"\\\${b}\\", "${", "1e5", "0x1f", "yes", "~", "2020-01-01"]})
+def test_values_written_as_a_recipe_are_read_as_the_same(tmp_path_factory, values):
+    path = tmp_path_factory.getbasetemp() / "values.yaml"
+    path.write_text(as_yaml(values), encoding="utf-8")
+    source = read_yaml(path)
+    assert (source.values, source.problems) == (values, ())
 
 
 def test_sources_that_no_stage_reads_are_named_and_left_out(load):
@@ -256,10 +286,10 @@ extra: 1
     [
         ("kind: cosine", "kind: cosin", "stages.long.schedules[0].kind: should be 'linear' or 'cosine', not 'cosin'"),
         ("seed: 3", "base: {paht: x}", "stages.long.base.paht: unknown key (did you mean 'path'?)"),
-        ("seed: 3", "base: 3", "stages.long.base: should be a valid string, not 3 or should be a mapping, not 3"),
+        ("seed: 3", "base: 3", "base: should be a valid string, not 3 or should be a mapping, such as {path: …},"),
         ("seed: 3", "rate: .nan", "stages.long.rate: should be a finite number, not nan"),
         ("needs: [short, long]", "neds: [short]", "stages.report.neds: unknown key (did you mean 'needs'?)"),
-        ("needs: [short, long]", "needs: short", "stages.report.needs: should be a list, not 'short'"),
+        ("needs: [short, long]", "needs: short", "stages.report.needs: should be a list, such as [short], not"),
         ("needs: [short, long]", "needs: [short, short]", "stages.report.needs[1]: 'short' is listed twice"),
         ("processes: 2", "processes: 0", "resources.long.processes: should be greater than or equal to 1, not 0"),
         ("torchrun", "local", "resources.long: launcher 'local' starts one process, not 2; set launcher: torchrun"),
@@ -283,16 +313,28 @@ extra: 1
         ("name: small", "name: store", "name: 'store' is where the results of all recipes are kept"),
         ("name: small", "", "name: required, but not given"),
         ("  short:", "  sh.ort:", "stages.sh.ort: 'sh.ort' is not a name"),
-        ("schedules: [{kind: cosine}]", "schedules: {}", "stages.long.schedules: should be a list, not {}"),
+        ("schedules: [{kind: cosine}]", "schedules: {}", "schedules: should be a list, not {}"),
+        ("schedules: [{kind: cosine}]", "schedules: {warmup: 2}", "should be a list, such as [{warmup: 2}], not"),
+        ("schedules: [{kind: cosine}]", "schedules: fast", "schedules: should be a list, such as [{warmup: 0}], not"),
+        ("schedules: [{kind: cosine}]", "schedules: [3]", "schedules[0]: should be a mapping, such as {warmup: 0}"),
+        ("[{path: ./a.txt, weight: 2}]", "./a.txt", "data.train: should be a list, such as [{path: ./a.txt}], not"),
+        ("{uses: train, steps: 1, rate: 1e-4}", "train", "stages.short: should be a mapping, such as {uses: train}"),
+        ("seed: 3", "max_steps: 3", "stages.long.max_steps: unknown key (called 'steps' here: optimiser steps, not"),
         ("${stages.short.steps}", "${stages.shrot.steps}", "long.steps: Interpolation key 'stages.shrot.steps'"),
         ("  teacher: {model: ./teacher}", "  {}", "models.teacher.model: required, but not given: it is input"),
-        ("{model: ./teacher}", "./teacher", "models.teacher: should be a mapping, not './teacher'"),
+        ("{model: ./teacher}", "./teacher", "models.teacher: should be a mapping, such as {model: ./teacher}"),
     ],
 )  # fmt: skip
 def test_problem_names_the_place_and_what_was_expected(problems, before, after, expected):
     assert before in RECIPE
     found = problems(RECIPE.replace(before, after, 1))
     assert any(expected in problem for problem in found), found
+
+
+def test_a_section_of_the_wrong_form_is_one_problem(problems):
+    assert len(problems(RECIPE.replace("[{path: ./a.txt, weight: 2}]", "./a.txt"))) == 1
+    assert len(problems(RECIPE.replace("{model: ./teacher}", "./teacher"))) == 1
+    assert len(problems(RECIPE.replace("\n  teacher: {model: ./teacher}", " ./teacher"))) == 1
 
 
 def test_a_cycle_is_named(problems):
@@ -333,6 +375,35 @@ def test_duplicate_keys_are_refused_with_both_lines(problems):
         ("name: ${name}\n", "Recursive interpolation"),
         ("name: x\nseed: ???\n", "recipe.yaml:2: seed: Missing mandatory value"),
         ("name: x\ndata: {train: ['${data}']}\n", "recipe.yaml:2: data"),
+        ("# x\nname:hand\nseed: 1\n", "recipe.yaml:2: not valid YAML: mapping values are not allowed here; a blank is"),
+        (
+            "name:hand\n\nseed: 1\n",
+            "recipe.yaml:1: not valid YAML: mapping values are not allowed here; a blank is",
+        ),
+        (
+            "name: x\nseed:5\nstages: {}\n",
+            "recipe.yaml:2: not valid YAML: could not find expected ':'; a blank is missing ",
+        ),
+        (
+            "name: x\nstages:{a: {uses: train}}\n",
+            "a blank is missing after a colon: write 'stages: {a: {uses: train}}'",
+        ),
+        (
+            "stages:\n  a:\n    uses:train\n    steps: 5\n",
+            "recipe.yaml:3: not valid YAML: mapping values are not allowed",
+        ),
+        (
+            "name: x: y\n",
+            "recipe.yaml:1: not valid YAML: mapping values are not allowed here; a key stands on a line of",
+        ),
+        (
+            "name: x\nfile: C:/a: b\n",
+            "recipe.yaml:2: not valid YAML: mapping values are not allowed here; a key stands",
+        ),
+        (
+            "name: x\nstages: {a: {uses: train, steps:1}}\n",
+            "stages.a.steps:1: unknown key (a blank is missing after the",
+        ),
         ("on: x\n", "recipe.yaml:1: on: keys must be strings"),
         ("1: x\n", "recipe.yaml:1: 1: keys must be strings"),
     ],

@@ -62,6 +62,8 @@ def test_summary_shows_the_last_table_and_where_the_models_are(plan):
     assert "bits per byte: 0.97" in summary
     assert f"  distil  {plan.run_directory}/stages/distil/out" in summary
     assert f"  table  {out}" in summary
+    (out / "report.html").write_text("<title>0.97</title>")
+    assert f"  table  {out}/report.html" in run_summary(plan), "what a browser shows"
 
 
 def test_plan_has_one_row_a_stage_and_no_colour_codes_in_a_log(plan):

@@ -127,6 +127,7 @@ def test_a_failure_report_has_the_cause_the_log_and_the_next_command(store: Stor
     attempt = entry_of(store, stage).last_attempt()
     assert cause in report.splitlines()[0]
     assert report.count(cause) == (2 if how == "exception" else 1), "a traceback repeats it; nothing else does"
+    assert ("  the last words of a library" in report) == (how == "stage error")
     assert "(attempt 1, exit code" in report
     assert "  chatter 29" in report
     assert "  chatter 5" not in report.splitlines()

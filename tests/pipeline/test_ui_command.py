@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.tracking.place import artifact_directory, database_file
+from pipeline.tracking.session import connect
 
 
 def test_the_pages_are_for_this_machine_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +46,26 @@ def test_a_port_that_is_taken_is_said_before_the_server_begins(
         port = taken.getsockname()[1]
         assert main(["ui", "--port", str(port)]) == 1
     assert f"port {port} cannot be used (Address already in use); choose another" in capsys.readouterr().err
+
+
+def test_the_pages_of_trainings_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow shows an experiment that is opened without ``workflowType`` as one of agents, which looks empty."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = connect(uri)
+    ids = [client.create_experiment(name) for name in ("older", "newer")]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: started.append(command))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    main(["ui", "--port", port])
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: http://127.0.0.1:{port}/#/experiments/{number}/runs?workflowType=machine_learning"
+        for name, number in (("newer", ids[1]), ("older", ids[0]))
+    ]
+    assert started[0][-2:] == ["--port", port]
 
 
 def test_nothing_tracked_yet(

@@ -18,6 +18,8 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.commands import validate
+from pipeline.reading.loading import load_recipe
+from pipeline.reading.notes import notes
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.yaml"))
@@ -97,6 +99,79 @@ def test_the_disk_is_checked_by_earlier_results(
     assert "runs has 10 bytes free; by earlier results of their kinds" in capsys.readouterr().err
 
 
+BOTH = (
+    TRAINING.replace("data: {train: [{path: ./a.txt}]}", "data: {train: [{path: ./a.txt}], eval: [{path: ./b.txt}]}")
+    + "  evaluate: {uses: evaluate, needs: [init, distill], initial: init}\n"
+)
+ON_THE_HUB_TWICE = "{path: hub:datasets/org/text, stream: true}"
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "shared"),
+    [
+        ("{path: ./a.txt}", "{path: ./b.txt}", None),
+        ("{path: ./a.txt}", "{path: ./folder/../a.txt}", "./folder/../a.txt"),
+        ("{path: ./a.txt}", "{path: ., name: all}", "."),
+        ("{path: ., name: all}", "{path: b.txt}", "b.txt"),
+        (ON_THE_HUB_TWICE, ON_THE_HUB_TWICE, "hub:datasets/org/text"),
+        (ON_THE_HUB_TWICE, "{path: hub:datasets/org/text@v2, stream: true}", None),
+        (ON_THE_HUB_TWICE, "{path: hub:datasets/org/text, stream: true, split: test}", None),
+    ],
+)
+def test_text_that_is_trained_on_and_held_out_is_noted(
+    folder: Path, capsys: pytest.CaptureFixture[str], train: str, held_out: str, shared: str | None
+) -> None:
+    (folder / "recipe.yaml").write_text(BOTH)
+    (folder / "b.txt").write_text("other words")
+    recipe = load_recipe(Path("recipe.yaml"), [f"data.train=[{train}]", f"data.eval=[{held_out}]"])
+    expected = f"data.train[0] and data.eval[0] share text ({shared}): what is measured on it is of text that was "
+    assert notes(recipe) == ([] if shared is None else [f"{expected}trained on"])
+
+
+def test_notes_are_shown_by_validate_and_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "recipe.yaml").write_text(BOTH.replace("b.txt", "a.txt"))
+    for command in ("validate", "plan"):
+        assert main([command, "recipe.yaml"]) == 0
+        assert "note: data.train[0] and data.eval[0] share text (./a.txt)" in capsys.readouterr().out
+        assert main([command, "recipe.yaml", "--json"]) == 0
+        (note,) = json.loads(capsys.readouterr().out)["notes"]
+        assert note.startswith("data.train[0] and data.eval[0] share text")
+
+
+def test_text_that_no_stage_measures_on_is_not_held_out(folder: Path) -> None:
+    text = TRAINING.replace("data: {train: [{path: ./a.txt}]}", "data: {train: [{path: a.txt}], eval: [{path: a.txt}]}")
+    (folder / "recipe.yaml").write_text(text)
+    assert notes(load_recipe(Path("recipe.yaml"))) == ["no stage reads data.eval"]
+
+
+def test_that_align_decides_on_numbers_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "recipe.yaml").write_text(TRAINING)
+    said = "not checked: digits: whether the tokenizers cut numbers alike is for align to see, when run"
+    assert main(["validate", "recipe.yaml"]) == 0
+    assert said in capsys.readouterr().out
+    assert main(["validate", "recipe.yaml", "--set", "align.digits=warn"]) == 0
+    assert said not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"])
+def test_a_file_of_weights_is_no_model(folder: Path, capsys: pytest.CaptureFixture[str], file: str) -> None:
+    (folder / file).write_text("{}")
+    (folder / "recipe.yaml").write_text(TRAINING.replace("./a.txt", f"./{file}", 1))
+    assert main(["validate", "recipe.yaml"]) == 2
+    expected = f"recipe.yaml:2: models.teacher.model: ./{file} has a model's weights alone: name the directory"
+    assert expected in capsys.readouterr().err
+
+
+def test_places_are_shown_without_steps_up(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    (folder / "recipe.yaml").write_text(RECIPE.replace("./a.txt", "no/such/place"))
+    assert main(["validate", "../recipe.yaml"]) == 2
+    assert f"'no/such/place' is no path that exists under {folder} and no hub" in capsys.readouterr().err
+
+
 def test_validate_names_its_checks_and_no_others() -> None:
     listed = validate.EPILOG[validate.EPILOG.index("checks, all") :].split("\n\n")[0].splitlines()[1:]
     assert [line.split()[0] for line in listed] == [*WRONG, "hub", "disk"]
@@ -113,6 +188,7 @@ def test_every_shipped_recipe_is_valid_offline(
     assert main(["validate", str(path), "--runs", str(tmp_path), "--json"]) == 0, capsys.readouterr().err
     answer = json.loads(capsys.readouterr().out)
     assert answer["schema_version"] == 1
+    assert not [note for note in answer["notes"] if "share text" in note]
     given = set(re.findall(r"hub:[\w./-]+", re.sub(r"#.*", "", path.read_text(encoding="utf-8"))))
     assert given <= answer["hub"].keys()
     assert ("hub" in answer["not_checked"]) == bool(answer["hub"]), "it says what it did not look at"

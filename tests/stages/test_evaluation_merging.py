@@ -58,6 +58,7 @@ def test_rows_that_differ_are_named_after_their_runs_and_shared_ones_stand_once(
         "value": 1.2,
         "low": pytest.approx(1.1),
         "high": pytest.approx(1.3),
+        "too_few": None,
     }
     assert table["differences"]["teacher"]["long/student"]["prose"]["value"] == pytest.approx(0.4)
     assert list(merged["curves"]) == ["long/student", "short/student"]
@@ -129,6 +130,37 @@ def test_what_follows_from_the_models_is_said_but_can_be_compared() -> None:
     merged = merge(reports, "both")
     assert merged["sections"][0]["warnings"][0] == "the runs differ in scored bytes: a 6855, b 6856"
     assert "*0.900" in render(merged)
+
+
+def with_gap_closed(student: float, *, initial: float) -> dict[str, Any]:
+    """The report of a recipe that names an initial model: half of its way to the teacher is closed."""
+    content = report(student)
+    table = content["sections"][0]["tables"][0]
+    table["columns"] = (*table["columns"], asdict(Column("gap closed", "%", "higher", 0, "", ("init", "teacher"))))
+    shares = {"teacher": 100.0, "init": 0.0, "student": 100 * (initial - student) / (initial - 0.5)}
+    table["rows"]["init"] = {"prose": asdict(Measure(initial))}
+    for row, share in shares.items():
+        table["rows"][row] = table["rows"][row] | {"gap closed": asdict(Measure(share))}
+    content["preflight"]["init"] = {}
+    return content
+
+
+def test_gaps_from_one_initial_model_have_a_best_and_gaps_from_two_have_none() -> None:
+    one = merge({"a": with_gap_closed(0.7, initial=0.9), "b": with_gap_closed(0.8, initial=0.9)}, "one")
+    assert ["a/student", "*0.700", "*50"] in [line.split() for line in render(one).splitlines()]
+    assert one["sections"][0]["warnings"] == ["few documents"]
+
+    # b goes further, but only because it came from further away.
+    two = merge({"a": with_gap_closed(0.7, initial=0.9), "b": with_gap_closed(0.8, initial=1.7)}, "two")
+    lines = [line.split() for line in render(two).splitlines()]
+    assert ["a/student", "*0.700", "50"] in lines, "bits per byte still have a best"
+    assert ["b/student", "0.800", "75"] in lines
+    (section,) = two["sections"]
+    assert section["warnings"][0] == (
+        "gap closed is NOT COMPARABLE from run to run, so none of it is marked as the best: it is measured from rows "
+        "that differ, a/init, teacher, b/init"
+    )
+    assert page.render(two).count("★") == page.render(one).count("★") - 2, "in the summary and in the table"
 
 
 def test_facts_stay_with_the_runs_that_have_the_section() -> None:

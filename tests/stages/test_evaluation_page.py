@@ -290,6 +290,21 @@ def test_models_beyond_the_colours_begin_again_dashed(content):
     text = render({**content, "sections": [section], "curves": {}, "preflight": {}})
     dashed = re.findall(r"stroke-dasharray[^\"]*stroke: (var\(--model-\d\))", text)
     assert dashed == ["var(--model-0)", "var(--model-1)"]
+    (legend,) = Page(text).all("p", **{"class": "legend lines"})
+    assert [name for name in models if name in legend.text] == models
+    names = re.search(r'<p class="legend lines".*?</p>', text, flags=re.DOTALL)[0]
+    marks = dict(re.findall(r'class="model (model-\d[^"]*)">(model \d+)<', names))
+    assert list(marks) == [*(f"model-{place}" for place in range(8)), "model-0 turn-1", "model-1 turn-1"]
+    assert ".model.turn-1::before" in text, "the legend's dashes"
+
+
+def test_few_documents_are_said_in_the_summary_and_below_their_table(content):
+    section = json.loads(json.dumps(content["sections"][0]))
+    for measures in section["tables"][0]["rows"].values():
+        measures["speeches"] |= {"low": None, "high": None, "too_few": 1}
+    text = render({**content, "sections": [section], "curves": {}})
+    note = "Of fewer than 6 documents or items there is no interval, and no difference is marked: speeches (1)."
+    assert [element.tag for element in Page(text).elements if element.text == note] == ["tr", "td", "p"]
 
 
 def test_bars_of_nothing_are_not_drawn(content):

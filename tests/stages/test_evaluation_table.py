@@ -50,6 +50,25 @@ def test_models_down_measures_across_with_marks() -> None:
     assert "Retention. What it means." in lines
 
 
+def test_few_documents_are_said_below_the_table() -> None:
+    content = report()
+    table = content["sections"][0]["tables"][0]
+    assert "no interval" not in render(content)
+    for measures in (table["rows"]["init"], table["differences"]["initial"]["distill"]):
+        measures["news"] = {"value": 1.0, "low": None, "high": None, "too_few": 1}
+        measures["code"] = {"value": 1.0, "low": None, "high": None, "too_few": 3}
+    table["rows"]["distill"]["code"]["too_few"] = 2
+    lines = render(content).splitlines()
+    note = (
+        " Of fewer than 6 documents or items there is no interval, and no difference is marked: "
+        "news (1); code (2 or 3)."
+    )
+    assert note in lines
+    assert lines.index(note) < lines.index("Retention. What it means.")
+    (difference,) = [line for line in lines if line.strip().startswith("vs initial")]
+    assert difference.split()[2:5] == ["+1.000", "+1.000", "+37.7"], "unmarked"
+
+
 def test_what_was_skipped_and_what_failed_is_said() -> None:
     skipped = [Skipped(f"document d/{number}", "it is too short") for number in range(MOST_SKIPPED + 3)]
     text = render(

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stages.evaluation.core import Ability, Watch
 from stages.evaluation.exact_bytes.options import ESTIMATORS, EstimatorName
-from stages.evaluation.sections import Column, Section, SectionContext, SectionReport, Skipped, Subject, Table
+from stages.evaluation.sections import Column, Measure, Section, SectionContext, SectionReport, Skipped, Subject, Table
 from stages.stage import StageConfig
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class ExactBytesSection:
             Column(WORK, digits=2),
         )
         for row, result in results.items():
-            rows[row][WORK] = ratio([result["computed"]], [result["tokens"]])
+            rows[row][WORK] = Measure(result["computed"] / result["tokens"])
         return SectionReport(
             name=self.name,
             title="Exact bits per byte",

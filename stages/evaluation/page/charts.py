@@ -13,7 +13,11 @@ from stages.evaluation.numbers import is_number
 from stages.pages import svg
 
 MODEL_COLOURS = 8
-"""The style sheet has so many; models after that begin again, paler and dashed."""
+"""The style sheet has so many; models after that begin again, in the next turn."""
+
+_LINES = ("-", "--", ":")
+_OPACITIES = (1.0, 0.55, 0.25)
+"""Of the first, second and third turn of the colours; the style sheet's legends show the same."""
 
 _INK, _GRID = "#010101", "#020202"
 _MODELS = tuple(f"#0300{index:02x}" for index in range(MODEL_COLOURS))
@@ -36,6 +40,11 @@ class Charts:
 
     def __init__(self, models: Sequence[str]) -> None:
         self._models = {name: index for index, name in enumerate(models)}
+
+    def style_class(self, row: str) -> str:
+        """Classes of the style sheet that mark a model's name with its colour and, after the first turn, its line."""
+        turn = self._turn(row)
+        return f"model-{self._models[row] % MODEL_COLOURS}" + (f" turn-{turn}" if turn else "")
 
     def bars(self, name: str, bars: Mapping[str, Any]) -> Markup:
         """``Bars`` as groups of horizontal bars; what a model lacks is left empty.
@@ -76,7 +85,7 @@ class Charts:
             [measure["value"] for _, measure in present],
             thickness * 0.9,
             color=self._colour(row),
-            alpha=1 if self._first_turn(row) else 0.5,
+            alpha=_OPACITIES[self._turn(row)],
             label=row,
         )
         for place, measure in present:
@@ -97,7 +106,7 @@ class Charts:
                     [x for x, _ in points],
                     [y for _, y in points],
                     color=self._colour(row),
-                    linestyle="-" if self._first_turn(row) else "--",
+                    linestyle=_LINES[self._turn(row)],
                     linewidth=1.4,
                     marker="o" if len(points) < 20 else "",
                     markersize=3.5,
@@ -120,5 +129,5 @@ class Charts:
     def _colour(self, row: str) -> str:
         return _MODELS[self._models[row] % MODEL_COLOURS]
 
-    def _first_turn(self, row: str) -> bool:
-        return self._models[row] < MODEL_COLOURS
+    def _turn(self, row: str) -> int:
+        return self._models[row] // MODEL_COLOURS % len(_LINES)

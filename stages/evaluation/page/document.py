@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.evaluation.numbers import MISSING, interval, is_number, shown
-from stages.evaluation.page.charts import MODEL_COLOURS, Charts
-from stages.evaluation.page.tables import differences_in_summary, models_of, section_rows, summary
+from stages.evaluation.page.charts import Charts
+from stages.evaluation.page.tables import differences_in_summary, models_of, section_rows, summary, without_interval
 from stages.evaluation.page.text import script_data, visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -28,7 +28,8 @@ def render(report: Mapping[str, Any]) -> str:
     """
     sections = report["sections"]
     models = models_of(report)
-    colours = {model: f"model-{index % MODEL_COLOURS}" for index, model in enumerate(models)}
+    charts = Charts(models)
+    colours = {model: charts.style_class(model) for model in models}
     script = _read("items.js")
     asked = [section for section in sections if section["items"]]
     return (
@@ -41,8 +42,9 @@ def render(report: Mapping[str, Any]) -> str:
             colours=colours,
             summary=summary(sections, models),
             section_rows=section_rows,
+            without_interval=without_interval,
             differences_in_summary=differences_in_summary,
-            charts=Charts(models),
+            charts=charts,
             skipped=[(section["title"], entry) for section in sections for entry in section["skipped"]],
             warnings=[(section["title"], line) for section in sections for line in section["warnings"]],
             findings={

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stages.evaluation.numbers import best_rows, interval, is_number, shown
-from stages.evaluation.sections import TEACHER
+from stages.evaluation.sections import FEWEST, TEACHER
 
 Tone = Literal["", "better", "worse", "other"]
 """Of a difference whose interval leaves out zero; ``other`` where neither end of the measure is good."""
@@ -35,11 +35,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """The key measures of one section."""
+    """The key measures of one section, and the note below them, if any."""
 
     name: str
     title: str
     rows: tuple[Row, ...]
+    note: str
 
 
 def models_of(report: Mapping[str, Any]) -> list[str]:
@@ -89,11 +90,33 @@ def summary(sections: Sequence[Mapping[str, Any]], models: Sequence[str]) -> lis
     Measures of which neither end is good are facts about a section, and are left to its own table.
     """
     groups = [
-        Group(section["name"], section["title"], tuple(_measure_rows(section["tables"][0], models)))
+        Group(
+            section["name"],
+            section["title"],
+            tuple(_measure_rows(section["tables"][0], models)),
+            without_interval(section["tables"][0]),
+        )
         for section in sections
         if section["tables"]
     ]
     return [group for group in groups if group.rows]
+
+
+def without_interval(table: Mapping[str, Any]) -> str:
+    """Which columns have no interval because they are of too few documents or items, and of how many; else nothing."""
+    counts: dict[str, set[int]] = {}
+    for rows in (table["rows"], *table["differences"].values()):
+        for measures in rows.values():
+            for column, measure in measures.items():
+                if (count := measure.get("too_few")) is not None:
+                    counts.setdefault(column, set()).add(count)
+    if not counts:
+        return ""
+    by_count: dict[str, list[str]] = {}
+    for column, found in counts.items():
+        by_count.setdefault(" or ".join(map(str, sorted(found))), []).append(column)
+    of = "; ".join(f"{', '.join(columns)} ({count})" for count, columns in by_count.items())
+    return f"Of fewer than {FEWEST} documents or items there is no interval, and no difference is marked: {of}."
 
 
 def _measure_rows(table: Mapping[str, Any], models: Sequence[str]) -> Iterator[Row]:
@@ -115,7 +138,7 @@ def _is_teacher(row: str) -> bool:
 
 
 def _best(table: Mapping[str, Any], column: Mapping[str, Any]) -> frozenset[str]:
-    if not table.get("comparable", True):
+    if not (table.get("comparable", True) and column.get("comparable", True)):
         return frozenset()
     values = {
         model: measures[column["name"]]["value"]

@@ -41,19 +41,24 @@ class Cell(NamedTuple):
     order: str
 
 
+def cells_of(options: AdditionOptions, split: Split) -> Sequence[Cell]:
+    """The kinds of sum."""
+    stratum = "trained_lengths" if split == "test" else "training"
+    lengths = [(stratum, pair) for pair in product(options.digits, repeat=2) if pair != (1, 1)]
+    if split == "test":
+        lengths += [("unseen_lengths", (length, length)) for length in options.unseen_digits]
+    return [
+        Cell(*kind, grouping, order) for kind, grouping, order in product(lengths, options.grouping, options.answers)
+    ]
+
+
 def make(options: AdditionOptions, split: Split) -> Suite:
     """The suite's questions: the strata of a test, or training items.
 
     Raises:
         StageError: fewer questions than there are kinds of sum.
     """
-    stratum = "trained_lengths" if split == "test" else "training"
-    lengths = [(stratum, pair) for pair in product(options.digits, repeat=2) if pair != (1, 1)]
-    if split == "test":
-        lengths += [("unseen_lengths", (length, length)) for length in options.unseen_digits]
-    cells = [
-        Cell(*kind, grouping, order) for kind, grouping, order in product(lengths, options.grouping, options.answers)
-    ]
+    cells = cells_of(options, split)
     turns = spread(cells, options.items, "addition")
     examples = {cell: _examples(cell, options) for cell in cells}
     return Suite(

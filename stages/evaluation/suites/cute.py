@@ -54,14 +54,18 @@ Cell = tuple[str, str]
 """Task and material."""
 
 
+def cells_of(options: CuteOptions, split: Split) -> Sequence[Cell]:
+    """The kinds of question."""
+    return [(task, material) for task in options.tasks for material in _materials(task, split)]
+
+
 def make(options: CuteOptions, split: Split) -> Suite:
     """The suite's questions on all materials, or training items.
 
     Raises:
         StageError: fewer questions than there are tasks and materials.
     """
-    cells = [(task, material) for task in options.tasks for material in _materials(task, split)]
-    turns = spread(cells, options.items, "cute")
+    turns = spread(cells_of(options, split), options.items, "cute")
     examples = {task: _examples(task, options) for task in options.tasks}
     return Suite(
         name="cute",

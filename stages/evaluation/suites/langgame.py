@@ -51,14 +51,18 @@ class Draft(NamedTuple):
     is_wrong: Callable[[str], bool]
 
 
+def cells_of(options: LangGameOptions, split: Split) -> Sequence[tuple[str, str]]:
+    """The kinds of question: stratum and type."""
+    return CELLS if split == "test" else [("training", kind) for kind in TYPES]
+
+
 def make(options: LangGameOptions, split: Split) -> Suite:
     """The suite's questions: the strata of a test, or training items.
 
     Raises:
         StageError: fewer questions than there are strata and types.
     """
-    cells = CELLS if split == "test" else [("training", kind) for kind in TYPES]
-    turns = spread(cells, options.items, "langgame")
+    turns = spread(cells_of(options, split), options.items, "langgame")
     return Suite(
         name="langgame",
         title="LangGame",

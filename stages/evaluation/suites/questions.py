@@ -128,6 +128,16 @@ class Turn(NamedTuple, Generic[Cell]):
     place: int
 
 
+def shortage(suite: str, items: int, kinds: int) -> str | None:
+    """Why ``items`` questions are too few for so many kinds of them; None if they are not."""
+    if items >= kinds:
+        return None
+    return (
+        f"{suite}.items: {items} questions are fewer than the {kinds} kinds of question that the options ask for; "
+        f"give {kinds} or more"
+    )
+
+
 def spread(cells: Sequence[Cell], items: int, suite: str) -> Iterator[Turn[Cell]]:
     """``items`` questions, one of every cell in turn.
 
@@ -137,11 +147,8 @@ def spread(cells: Sequence[Cell], items: int, suite: str) -> Iterator[Turn[Cell]
     Raises:
         StageError: some cells would stay empty.
     """
-    if items < len(cells):
-        raise StageError(
-            f"suites.{suite}.items: {items} questions are fewer than the {len(cells)} kinds of question that the "
-            f"options ask for; give {len(cells)} or more"
-        )
+    if problem := shortage(suite, items, len(cells)):
+        raise StageError(f"suites.{problem}")
     for number in range(items):
         round_, cell = divmod(number, len(cells))
         yield Turn(number, cells[cell], round_, round_ + cell)

@@ -168,7 +168,7 @@ def _share(credits: Sequence[float]) -> Measure:
 def _mapped(measure: Measure, change: Callable[[float], float]) -> Measure:
     """The measure on another, ascending scale."""
     ends = (None if end is None else change(end) for end in (measure.low, measure.high))
-    return Measure(change(measure.value), *ends)
+    return Measure(change(measure.value), *ends, measure.too_few)
 
 
 def _percent(measure: Measure) -> Measure:

@@ -29,8 +29,9 @@ anything else that a step alone needs:
     rollouts at work       one layer over all of B L, that layer's cache once more as it grows, and 64 B V for what is
                            sampled from (``stages.generation.sampling``, in float64)
 
-The total has the larger of the two. An upper estimate: every row is taken to be full. What other processes of the
-machine hold, and a GPU's own context, are not in it.
+The total has the larger of the two. An upper estimate: every row is taken to be full. These are tensors alone; on a
+CPU, where nothing tells them from the rest of a process, ``MemoryPlan.of_process`` adds the rest. What other processes
+of the machine hold, and a GPU's own context and the slack of its allocator, are not in it.
 """
 
 from __future__ import annotations

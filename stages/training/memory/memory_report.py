@@ -65,6 +65,8 @@ def report_memory(
     rollouts = None if on_policy is None else _rollouts(ctx, config, on_policy)
     copies = _copies(teachings, student, layout)
     plan = plan_memory(student, teacher, layout, reading, copies=copies, rollouts=rollouts)
+    if device.type == "cpu":
+        plan = plan.of_process(_resident())
     available = _available(device, ctx.world_size // (ctx.resources.get("nodes") or 1))
     facts = {"available": available, "without_effect": list(zero.without_effect)}
     write_json(ctx.work / NAME, plan.record() | facts)
@@ -150,10 +152,15 @@ def _together(teachers: Sequence[ModelMemory]) -> ModelMemory | None:
 
 
 def _available(device: torch.device, processes: int) -> int:
-    """Bytes that each of a machine's processes may take: of its accelerator, or its share of the free memory."""
+    """Bytes that each of a machine's processes may take: its accelerator's, or its own and a share of the free ones."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return psutil.virtual_memory().available // processes
+    return _resident() + psutil.virtual_memory().available // processes
+
+
+def _resident() -> int:
+    """Bytes of the machine's memory that this process holds."""
+    return psutil.Process().memory_info().rss
 
 
 def _show(ctx: StageContext, plan: MemoryPlan, available: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from stages.evaluation.suites.registry import make_suite
 from stages.evaluation.suites.words import lexicon
-from stages.stage import StageContext, StageError, StageInterrupted
+from stages.stage import StageContext, StageInterrupted
 from stages.suite_documents import SuiteDocuments
 from stages.training.data.documents import TrainingDocuments
 
@@ -66,9 +66,9 @@ def test_it_stops_when_it_is_asked_to(tmp_path):
         SuiteDocuments().run(ctx)
 
 
-def test_too_few_items_are_refused(tmp_path):
-    with pytest.raises(StageError, match="give 6 or more"):
-        SuiteDocuments().run(_context(tmp_path, {"langgame": {"items": 5}}))
+def test_too_few_items_are_refused_while_a_recipe_is_read(tmp_path):
+    with pytest.raises(ValueError, match=r"langgame\.items: 5 questions are fewer than the 6 kinds .* give 6 or more"):
+        _context(tmp_path, {"langgame": {"items": 5}})
 
 
 def test_the_word_list_is_the_one_that_the_texts_give(monkeypatch):

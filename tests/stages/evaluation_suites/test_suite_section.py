@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from suite_scorers import Answering, uniform, uniform_over_bytes
 
+from stages.evaluate import Evaluate
 from stages.evaluation.core import Request
 from stages.evaluation.sections import SectionReport, Subject
 from stages.evaluation.suites.options import SuitesOptions
@@ -209,6 +210,27 @@ def test_suites_may_be_named_alone(value):
 def test_what_names_no_suite_is_refused(value, message):
     with pytest.raises(ValueError, match=message):
         SuitesOptions.model_validate(value)
+
+
+@pytest.mark.parametrize(
+    ("suite", "options", "least"),
+    [
+        # 6 types of question in 3 strata, and 5 in the fourth
+        ("langgame", {}, 23),
+        # orth on known and held-out words; 7 tasks on letters with random ones too; 5 tasks on sentences
+        ("cute", {}, 28),
+        ("cute", {"tasks": ["orth"]}, 2),
+        # 4 x 4 pairs of lengths but for one digit and one digit, and 2 unseen lengths
+        ("addition", {}, 17),
+        ("addition", {"digits": [3], "unseen_digits": [], "grouping": ["left", "right"]}, 2),
+    ],
+)
+def test_fewer_questions_than_kinds_of_them_are_refused_before_anything_runs(suite, options, least):
+    assert Evaluate.Config(suites={suite: {**options, "items": least}}).suites.chosen()[suite].items == least
+    with pytest.raises(ValueError, match=f"{suite}.items: {least - 1} questions .* give {least} or more"):
+        Evaluate.Config(suites={suite: {**options, "items": least - 1}})
+    with pytest.raises(StageError, match=f"suites.{suite}.items"):
+        make_suite(suite, SuitesOptions.model_validate({suite: {**options, "items": 1}}).chosen()[suite], "test")
 
 
 def test_every_suite_has_options_and_a_module():

@@ -31,7 +31,7 @@ from stages.training.config import TrainingConfig
 from stages.training.memory.memory_facts import KeptBytes, ModelMemory, cache_memory, student_memory, teacher_memory
 from stages.training.memory.memory_plan import Layout, Reading, Rollouts, plan_memory
 from stages.training.memory.memory_report import layout_of, report_memory
-from stages.training.memory.memory_table import GIB
+from stages.training.memory.memory_table import GIB, Line, MemoryPlan
 from stages.training.models import DTYPES, Reads, ScoringModel, load_model
 from stages.training.on_policy.options import OnPolicyOptions
 from stages.training.teachers.teaching import Teaching
@@ -339,7 +339,8 @@ def test_nothing_is_planned_for_a_student_that_writes_nothing(directories, tmp_p
     plain, none = (
         _report(student, student, tmp_path, ["alm"], on_policy=each)[1]["lines"] for each in (None, {"fraction": 0.0})
     )
-    assert none == plain
+    assert {line["name"] for line in plain} == {line["name"] for line in none}
+    assert "rollouts' cache" not in {line["name"] for line in none}
 
 
 @pytest.mark.parametrize(
@@ -383,3 +384,24 @@ def test_a_plan_that_does_not_fit_is_a_warning(directories, tmp_path, monkeypatc
     lines, record = _report(directories["llama-tied"], directories["gpt2"], tmp_path, ["alm"])
     assert record["available"] == 1000
     assert "warning: the memory plan exceeds what there is; lower micro_batch_windows" in lines[-1]
+
+
+def test_on_a_cpu_the_plan_is_of_the_whole_process():
+    """100 MiB of tensors in a process of 400: those, 768 for what libraries keep, and a tenth of the tensors."""
+    tensors = MemoryPlan((Line("student parameters", 80 * 2**20), Line("activations", 20 * 2**20, when="in a step")))
+    plan = tensors.of_process(400 * 2**20)
+    assert plan.total("device") == (100 + 400 + 768 + 10) * 2**20
+    assert [line.name for line in plan.lines[2:]] == ["process so far", "allowance"]
+
+
+def test_a_gpu_is_planned_without_the_process(directories, tmp_path, monkeypatch):
+    student = directories["llama-tied"]
+    names = {}
+    for kind in ("cpu", "cuda"):
+        monkeypatch.setattr("stages.training.memory.memory_report._available", lambda device, processes: 1 << 40)
+        ctx = StageContext(config=None, inputs={"student": {"s": student}}, work=tmp_path, out=tmp_path)
+        config = TrainingConfig(steps=1, batch_windows=4, window_tokens=64)
+        report_memory(ctx, config, [LossEntry.model_validate("cross_entropy")], [], torch.device(kind), Zero())
+        record = json.loads((tmp_path / "memory_plan.json").read_text())
+        names[kind] = [line["name"] for line in record["lines"]]
+    assert names["cpu"] == [*names["cuda"], "process so far", "allowance"]

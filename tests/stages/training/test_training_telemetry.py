@@ -6,6 +6,8 @@ import json
 import re
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -235,3 +237,19 @@ def test_an_unlogged_step_does_not_wait_for_the_device(world, tmp_path, monkeypa
     _train(world, tmp_path, steps=3, log_every=3, losses=[LOSSES[0], "cross_entropy"])
     assert [logged for logged, _ in waits] == [False, False, True]
     assert waits[1][1] == []
+
+
+def _peak_and_plan(world: dict[str, Path], root: Path) -> tuple[int, int]:
+    """MiB that a training took and was planned to take, in the process that this runs in."""
+    lines: list[str] = []
+    _train(world, root, lines, checkpoint_every=1)
+    (line,) = (line for line in lines if line.startswith("peak memory"))
+    used, planned = (int(size.replace(",", "")) for size in re.findall(r"([\d,]+) MiB", line))
+    return used, planned
+
+
+def test_a_process_on_the_cpu_takes_no_more_than_planned(world, tmp_path):
+    """In a process of its own: the peak of this one is that of all tests before."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        used, planned = fresh.submit(_peak_and_plan, world, tmp_path).result()
+    assert 1 < planned / used < 3
