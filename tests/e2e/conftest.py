@@ -50,6 +50,14 @@ def finished(tmp_path_factory, tiny_overrides) -> tuple[Workplace, str]:
 
 
 @pytest.fixture
+def own_finished(tmp_path, finished) -> Workplace:
+    """The same in a copy, for tests that run it with other options."""
+    shared, _ = finished
+    shutil.copytree(shared.directory / "runs", tmp_path / "own" / "runs", symlinks=True)
+    return Workplace(tmp_path / "own", dict(shared.overrides))
+
+
+@pytest.fixture
 def prepared(tmp_path, finished) -> Workplace:
     """A workplace of its own whose store already holds what the quickstart trains on: everything up to ``init``."""
     place, _ = finished

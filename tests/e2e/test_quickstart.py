@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import mlflow
-from e2e_helpers import Workplace, quickstart_until_distill, stages_that_ran
+from e2e_helpers import quickstart_until_distill, stages_that_ran
 from mlflow.entities import ViewType
 from safetensors.torch import load_file
 from torch import equal
@@ -73,9 +73,8 @@ def test_a_second_run_is_all_cached_and_says_so(finished):
     assert stages_that_ran(output) == set()
 
 
-def test_a_changed_parameter_reruns_its_stage_and_what_follows_and_says_why(finished):
-    place, _ = finished
-    code, output = place.run("run", **{"stages__distill__losses[0]__alm__gamma": 0.2})
+def test_a_changed_parameter_reruns_its_stage_and_what_follows_and_says_why(own_finished):
+    code, output = own_finished.run("run", **{"stages__distill__losses[0]__alm__gamma": 0.2})
     assert code == 0, output
     assert stages_that_ran(output) == {"distill", "stochastok", "evaluate"}
     assert "gamma 0.1 → 0.2" in output
@@ -96,9 +95,9 @@ def _checkpoints(directory: Path) -> list[Path]:
     return [marker.parent for marker in directory.glob("runs/store/distill/**/COMPLETE.json")]
 
 
-def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(finished, prepared):
+def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(own_finished, prepared):
     """Also when the newest checkpoint is damaged: then from the one before it, and it says so."""
-    workplace, place = prepared, Workplace(finished[0].directory, finished[0].overrides)
+    workplace, place = prepared, own_finished
     for each in (workplace, place):
         each.keep("models.", "stages.distill.")
     recipe = quickstart_until_distill(workplace.directory)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -68,8 +70,7 @@ class Telemetry:
         """Most memory so far, in MiB: of the accelerator's allocator, or of this process on a CPU."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) / 2**20
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+        return _peak_resident_bytes() / 2**20
 
     def report(self) -> dict[str, float]:
         """Rates and shares since the last report, by the names under which they are logged."""
@@ -125,3 +126,14 @@ def _chunk_lengths(contents: Mapping[str, Tensor]) -> dict[str, float]:
     if teacher := float(contents["teacher_chunk_tokens"].sum()):
         lengths["teacher_tokens_per_chunk"] = teacher / chunks
     return lengths
+
+
+def _peak_resident_bytes() -> int:
+    """The most memory that this process has held so far."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:  # not Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak << 10
+    # ru_maxrss would begin at what the process held that started this one.
+    return int(re.search(r"^VmHWM:\s+(\d+) kB$", status, flags=re.M)[1]) << 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import traceback
@@ -253,3 +254,13 @@ def test_a_process_on_the_cpu_takes_no_more_than_planned(world, tmp_path):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
         used, planned = fresh.submit(_peak_and_plan, world, tmp_path).result()
     assert 1 < planned / used < 3
+
+
+def _own_peak() -> float:
+    return Telemetry(torch.device("cpu"), None, (), None).peak_memory_mib
+
+
+def test_the_peak_of_a_process_does_not_begin_at_that_of_the_one_that_started_it():
+    held = bytearray(os.urandom(1)) * (1 << 30)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        assert 50 < fresh.submit(_own_peak).result() < len(held) >> 20
