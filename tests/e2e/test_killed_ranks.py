@@ -149,7 +149,7 @@ def test_the_next_run_continues_to_the_same_parameters(
 
     code, output = training.run()
     assert code == 0, output
-    assert "resuming after step" in output
+    assert "going on from step" in output
     assert training.alive() == []
     expected, resumed = uninterrupted.weights(), training.weights()
     assert expected.keys() == resumed.keys()

@@ -117,7 +117,7 @@ def test_killed_in_the_middle_of_distil_it_resumes_to_the_same_parameters(own_fi
     code, output = workplace.run("run", recipe, **changes)
     assert code == 0, output
     assert f"passing over checkpoint {newest.name}" in output
-    assert "resuming after step" in output
+    assert "going on from step" in output
     code, output = place.run("run", recipe, **changes)
     assert code == 0, output
     resumed, straight = (
